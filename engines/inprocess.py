@@ -19,7 +19,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
@@ -212,7 +212,9 @@ class InProcessEngine:
 
     def decode(self, payloads: Sequence[Any]) -> Decoded:
         """Payloads are lists of token ids."""
-        return decode_token_ids(payloads, self._tokenizer.text if self._tokenizer else lambda _ids: "")
+        token_ids = [token for payload in payloads for token in payload]
+        text = self._tokenizer.text(token_ids) if self._tokenizer and token_ids else ""
+        return Decoded(tokens_per_chunk=[len(payload) for payload in payloads], text=text)
 
     async def close(self) -> None:
         """As the contract says."""
@@ -228,13 +230,6 @@ def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *argu
     """Run `callback` on the loop, from any thread. Nobody is left to listen once the loop is closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback, *arguments)
-
-
-def decode_token_ids(payloads: Iterable[Sequence[int]], text_of: Callable[[Sequence[int]], str]) -> Decoded:
-    """Decoded of payloads that are lists of token ids."""
-    chunks = list(payloads)
-    token_ids = [token for chunk in chunks for token in chunk]
-    return Decoded(tokens_per_chunk=[len(chunk) for chunk in chunks], text=text_of(token_ids) if token_ids else "")
 
 
 async def build_in_thread(build: Callable[[], BuiltT], discard: Callable[[BuiltT], object]) -> BuiltT:

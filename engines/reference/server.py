@@ -17,7 +17,7 @@ import gc
 import ipaddress
 import signal
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 
 from engines.reference.connection import Connection, ServerState
 from engines.reference.schedule import Schedule
@@ -77,16 +77,9 @@ def serve(host: str, port: int, options: Mapping[str, str]) -> None:
     if not is_loopback(host):
         print(f"WARNING: {host} is not loopback: anyone who reaches this machine can use the server", file=sys.stderr, flush=True)
     gc.freeze()  # what was imported is never garbage; collections stay short
-    _run_on_fastest_loop(_serve_until_signal(server))
+    import uvloop
 
-
-def _run_on_fastest_loop(main: Coroutine[object, None, None]) -> None:
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+    uvloop.run(_serve_until_signal(server))
 
 
 async def _serve_until_signal(server: ReferenceServer) -> None:

@@ -9,6 +9,7 @@ the last token, so that the last token is the last thing a client waits for.
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 
 import msgspec
 
@@ -17,11 +18,6 @@ from engines.reference.engine import WORDS, count_prompt_tokens, words
 from engines.untrusted import UntrustedJson, decode_json
 
 DEFAULT_MAX_TOKENS = 16
-
-_REASONS = {
-    200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed",
-    413: "Content Too Large", 431: "Request Header Fields Too Large", 500: "Internal Server Error",
-}  # fmt: skip
 
 
 class _Message(msgspec.Struct):
@@ -110,7 +106,7 @@ def _count_prompt(prompt: str | list[object] | None) -> int:
 def response_head(status: int, fields: str, request_id: str, keep_alive: bool) -> bytes:
     """Status line and header. `fields` are whole header lines, each with its CRLF."""
     close = "" if keep_alive else "connection: close\r\n"
-    return f"HTTP/1.1 {status} {_REASONS[status]}\r\n{fields}x-request-id: {request_id}\r\n{close}\r\n".encode("latin-1")
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{fields}x-request-id: {request_id}\r\n{close}\r\n".encode("latin-1")
 
 
 def json_response(status: int, body: bytes, request_id: str = "none", keep_alive: bool = True) -> bytes:

@@ -32,7 +32,6 @@ from micro.operators.contract import (
     units_of,
 )
 from micro.operators.kv_cache import (
-    ACTIVATIONS,
     BLOCK_SIZE,
     CACHES,
     HEADS,
@@ -48,7 +47,7 @@ from micro.operators.kv_cache import (
     scales_of,
 )
 from micro.operators.product import LARGEST, as_stored
-from micro.operators.tensors import TensorSpec, moved, normal, spread_rows
+from micro.operators.tensors import ACTIVATIONS, TensorSpec, moved, normal, spread_rows
 
 if TYPE_CHECKING:
     from torch import dtype as TorchDtype

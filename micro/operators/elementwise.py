@@ -25,9 +25,8 @@ from micro.operators.contract import (
     wide,
 )
 from micro.operators.norm import ROWS, ROWS_ALIASES, X
-from micro.operators.tensors import drawn, moved, normal, streamed, uniform
+from micro.operators.tensors import PLAIN_FLOATS, drawn, moved, normal, streamed, uniform
 
-DTYPES_HERE = ("float32", "float16", "bfloat16", "float64")
 CAST_TO = {"float32": "bfloat16", "float16": "float32", "bfloat16": "float32", "float64": "float32"}
 """What `cast` makes of a dtype where the case doesn't say, as ByteMLPerf does."""
 
@@ -63,7 +62,7 @@ def _operator(row: _Row) -> Operator:
     return Operator(
         name=row.name,
         help=f"{row.help}, element by element of [batch_size, dim_size]",
-        arguments=(*ROWS, dtype_argument(DTYPES_HERE)),
+        arguments=(*ROWS, dtype_argument(PLAIN_FLOATS)),
         kernel=lambda _args: row.function,
         reference=lambda _args, inputs: row.function(*wide(inputs)),
         **streamed(tensors, (X,), *X.sizes),
@@ -91,8 +90,8 @@ CAST = Operator(
     help="another number format, element by element of [batch_size, dim_size]",
     arguments=(
         *ROWS,
-        dtype_argument(DTYPES_HERE),
-        Argument("dst_dtype", "choice", "the other one; auto takes ByteMLPerf's", "auto", choices=("auto", *DTYPES_HERE, "float8_e4m3")),
+        dtype_argument(PLAIN_FLOATS),
+        Argument("dst_dtype", "choice", "the other one; auto takes ByteMLPerf's", "auto", choices=("auto", *PLAIN_FLOATS, "float8_e4m3")),
     ),
     kernel=_cast_kernel,
     reference=lambda _args, inputs: inputs[0].double(),
@@ -106,7 +105,6 @@ ELEMENTWISE = (*map(_operator, _TABLE), CAST)
 
 
 SCALE = 3.0
-STREAM_FLOATS = ("float32", "float16", "bfloat16", "float64")
 _SIZE = Argument("size", "int", "values in an array")
 _ARRAY = uniform("size")
 """The first one is written: it holds other values before, so that doing nothing is found out."""
@@ -128,7 +126,7 @@ STREAM = (
         name="stream_triad",
         writes=(0,),
         help="a = b + 3 · c over arrays of `size` values, as in STREAM",
-        arguments=(_SIZE, dtype_argument(STREAM_FLOATS)),
+        arguments=(_SIZE, dtype_argument(PLAIN_FLOATS)),
         inputs=drawn(_ARRAY, _ARRAY, _ARRAY),
         kernel=_triad_kernel,
         reference=lambda _args, inputs: wide(inputs)[1] + SCALE * wide(inputs)[2],
@@ -139,7 +137,7 @@ STREAM = (
         name="stream_copy",
         writes=(0,),
         help="a = b over arrays of `size` values, as in STREAM",
-        arguments=(_SIZE, dtype_argument(STREAM_FLOATS)),
+        arguments=(_SIZE, dtype_argument(PLAIN_FLOATS)),
         inputs=drawn(_ARRAY, _ARRAY),
         kernel=lambda _args: lambda a, b: a.copy_(b),
         reference=lambda _args, inputs: inputs[1].double(),

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from bytemlperf.lazy import numpy, torch
 from micro.operators.contract import Args, Argument, Maker, Operator, Outputs, Run, Tensor, Tensors, additions, dtype_argument
 from micro.operators.norm import INDEX, ROWS, ROWS_ALIASES, X, at
-from micro.operators.tensors import TensorSpec, integers_or_normal, moved, normal
+from micro.operators.tensors import PLAIN_FLOATS, TensorSpec, integers_or_normal, moved, normal
 
-_MOVED = ("float32", "float16", "bfloat16", "float64", "int8")
+_MOVED = (*PLAIN_FLOATS, "int8")
 _TABLE = (
     Argument("src_batch_size", "int", "rows of the source"),
     Argument("dst_batch_size", "int", "rows of the result"),
@@ -127,7 +127,7 @@ INDEX_ADD = Operator(
     name="index_add",
     writes=(0,),
     help="src_batch_size rows added to places of [dst_batch_size, dim_size], in place",
-    arguments=(*_TABLE, dtype_argument(_MOVED[:-1])),
+    arguments=(*_TABLE, dtype_argument(PLAIN_FLOATS)),
     inputs=_index_add_inputs,
     kernel=lambda _args: lambda target, index, source: target.index_add_(0, index, source),
     reference=lambda _args, inputs: inputs[0].double().index_add(0, inputs[1], inputs[2].double()),
@@ -159,7 +159,7 @@ UNIQUE = Operator(
     cost=moved((normal("batch_size"),), (normal(_most_distinct), normal(_most_distinct, dtype=INDEX))),
 )
 INDEXING = (
-    _pick("embedding", "as an embedding layer looks them up", _embedding_kernel, _MOVED[:-1]),
+    _pick("embedding", "as an embedding layer looks them up", _embedding_kernel, PLAIN_FLOATS),
     _pick("gather", "by torch.gather with the index repeated along a row", _gather_kernel),
     _pick("index_select", "whole rows by index", lambda _args: lambda source, index: source.index_select(0, index)),
     SCATTER,

@@ -33,9 +33,8 @@ from micro.operators.contract import (
     rounding,
 )
 from micro.operators.product import FLOAT8_HALF_SMALLEST, FLOAT8_HALF_UNIT, HALF_STEP, LARGEST, as_stored
-from micro.operators.tensors import REFERENCE_VALUES, moved, normal, spread_rows
+from micro.operators.tensors import ACTIVATIONS, REFERENCE_VALUES, moved, normal, spread_rows
 
-ACTIVATIONS = ("bfloat16", "float16", "float32")
 CACHES = (*ACTIVATIONS, *LARGEST)
 ROPE_BASE = 10000.0
 CACHE_SPREAD = 3.0

@@ -10,14 +10,14 @@ from __future__ import annotations
 from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Maker, Operator, Run, Tensor, Tensors, dtype_argument, rounding, torch_dtype, wide
 from micro.operators.norm import EPSILON, rms_normalised, row_units
-from micro.operators.tensors import TensorSpec, drawn, moved, normal, streamed, times, uniform
+from micro.operators.tensors import ACTIVATIONS, TensorSpec, drawn, moved, normal, streamed, times, uniform
 
 TOKENS = Argument("num_tokens", "int", "tokens of all ranks")
 SP_SIZE = Argument("sp_size", "int", "ranks that share the tokens", 1)
 HIDDEN = Argument("hidden_size", "int", "values of a token")
 NORM_FLOPS, RESIDUAL_FLOPS, SWIGLU_FLOPS = 4, 1, 2
 VECTOR = "float32"
-_FLOATS = dtype_argument(("bfloat16", "float16", "float32"))
+_FLOATS = dtype_argument(ACTIVATIONS)
 
 
 def tokens_of_rank(args: Args) -> int:

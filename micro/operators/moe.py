@@ -33,6 +33,7 @@ from micro.operators.norm import at, distinct
 from micro.operators.product import DST_DTYPE, HALF_PRECISION, QUANT_FLOPS, exact_quotients, quant_tolerances, quantise
 from micro.operators.routing import MOE_ARGUMENTS, Routing, check_moe
 from micro.operators.tensors import (
+    ACTIVATIONS,
     REFERENCE_VALUES,
     TensorSpec,
     drawn,
@@ -215,7 +216,7 @@ def _dispatch_reference(args: Args, inputs: Tensors) -> Tensors:
 MOE_DISPATCH_LOCAL = Operator(
     name="moe_dispatch_local",
     help="of [num_tokens, hidden_size] the rows for this rank's experts, expert after expert, with ids, weights, counts",
-    arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, dtype_argument(("bfloat16", "float16", "float32", "int8"), default="bfloat16")),
+    arguments=(TOKENS, HIDDEN, *MOE_ARGUMENTS, dtype_argument((*ACTIVATIONS, "int8"), default="bfloat16")),
     inputs=lambda args, make: (_TOKENS.draw(args, make), *selected_experts(Routing.of(args), make)),
     kernel=_dispatch_kernel,
     reference=_dispatch_reference,

@@ -13,7 +13,7 @@ from typing import Literal
 from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Maker, Operator, Outputs, Run, Tensor, Tensors, dtype_argument, rounding, wide
 from micro.operators.product import gemm_tolerance
-from micro.operators.tensors import moved, normal, streamed, uniform
+from micro.operators.tensors import PLAIN_FLOATS, moved, normal, streamed, uniform
 
 ROWS = (Argument("batch_size", "int", "rows"), Argument("dim_size", "int", "values in a row"))
 ROWS_ALIASES = {"num_tokens": "batch_size", "hidden_size": "dim_size"}
@@ -114,7 +114,7 @@ NORMS = (SOFTMAX, LAYER_NORM, RMS_NORM, BATCH_NORM)
 
 INDEX = "int64"
 Extreme = Literal["max", "min"]
-_DTYPE = dtype_argument(("float32", "float16", "bfloat16", "float64"))
+_DTYPE = dtype_argument(PLAIN_FLOATS)
 _RESULT, _INDICES = normal("batch_size"), normal("batch_size", dtype=INDEX)
 _BEST, _BEST_INDICES = normal("batch_size", "k"), normal("batch_size", "k", dtype=INDEX)
 

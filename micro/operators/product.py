@@ -14,7 +14,8 @@ expert are further. The reference therefore returns quotients, not integers.
 from __future__ import annotations
 
 from bytemlperf.lazy import torch
-from micro.operators.contract import DTYPES, SMALLEST, Args, Maker, Tensor, Tolerance, dtype_argument, torch_dtype, units_of
+from micro.operators.contract import DTYPES, SMALLEST, Args, Maker, Sample, Tensor, Tolerance, dtype_argument, torch_dtype, units_of
+from micro.operators.tensors import ACTIVATIONS, spread_rows
 
 FLOAT8_CAPABILITY = (8, 9)
 INT_MM_ROWS = 17
@@ -84,6 +85,12 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a, b)
 
 
+def sampled_product(a: Tensor, b: Tensor) -> Sample:
+    """The reference of a[M,K] · b[K,N], in float64."""
+    rows = spread_rows(a.shape[0], 2 * b.numel())
+    return Sample(rows, a[rows].double() @ b.double())
+
+
 def scaled_product(a: Tensor, a_scale: Tensor | None, weight: Tensor, weight_scale: Tensor | None, dst_dtype: str) -> Tensor:
     """(a[M,K] · weight[N,K]ᵀ) · a_scale[M] · weight_scale[N], to `dst_dtype`. Scales of None are 1."""
     if weight.dtype == torch.uint8:
@@ -131,7 +138,7 @@ QUANT_FLOPS = 4
 
 DST_DTYPE = dtype_argument(tuple(LARGEST), name="dst_dtype", default="int8")
 """The usual one of a quantising operator."""
-HALF_PRECISION = dtype_argument(("bfloat16", "float16", "float32"), default="bfloat16")
+HALF_PRECISION = dtype_argument(ACTIVATIONS, default="bfloat16")
 """dtype of activations: ByteMLPerf's is bfloat16."""
 
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 from bytemlperf.lazy import torch
 from micro.operators.contract import Args, Argument, Operator, Run, SameAs, Sample, Tensor, Tensors, dtype_argument, torch_dtype
 from micro.operators.llm_norm import HIDDEN, SP_SIZE, TOKENS, X, check_tokens, tokens_of_rank
-from micro.operators.product import emulation, exact_scaled_product, gemm_tolerance, matrix, scaled_product, scales
-from micro.operators.tensors import Size, TensorSpec, normal, spread_rows, streamed
+from micro.operators.product import emulation, exact_scaled_product, gemm_tolerance, matrix, sampled_product, scaled_product, scales
+from micro.operators.tensors import ACTIVATIONS, Size, TensorSpec, normal, spread_rows, streamed
 
-OUTPUTS = ("bfloat16", "float16", "float32")
 SCALED = ("int8", "float8_e4m3")
-OPERANDS = (*SCALED, *OUTPUTS)
+OPERANDS = (*SCALED, *ACTIVATIONS)
 NEW_HIDDEN = Argument("new_hidden_size", "int", "values of a resulting token")
 QUANT_DTYPES = (
     dtype_argument(OPERANDS, default="int8"),
     dtype_argument((*OPERANDS, "int4"), name="w_dtype", default=SameAs("dtype", "int8")),
     dtype_argument(OPERANDS, name="compute_dtype", default=SameAs("dtype", "int8")),
-    dtype_argument(OUTPUTS, name="dst_dtype", default="bfloat16"),
+    dtype_argument(ACTIVATIONS, name="dst_dtype", default="bfloat16"),
 )
 SCALE = "float32"
 _RESULT, _PRODUCT = normal(tokens_of_rank, "new_hidden_size", dtype="dst_dtype"), (2, tokens_of_rank, "hidden_size", "new_hidden_size")
@@ -138,12 +137,6 @@ def _gating_kernel(args: Args) -> Run:
     return lambda x, weight: (x @ weight.t()).to(result)
 
 
-def _gating_reference(args: Args, inputs: Tensors) -> Sample:
-    x, weight = inputs
-    rows = spread_rows(x.shape[0], 2 * args["hidden_size"] * args["num_experts"])
-    return Sample(rows, x[rows].double() @ weight.double().t())
-
-
 def _gating_check(args: Args) -> str:
     if args["compute_dtype"] != args["dtype"]:
         return f"compute_dtype={args['compute_dtype']} is not dtype={args['dtype']}"
@@ -159,12 +152,12 @@ MOE_GATING_GEMM = Operator(
         HIDDEN,
         Argument("num_experts", "int", "experts"),
         SP_SIZE,
-        dtype_argument(OUTPUTS),
-        dtype_argument(OUTPUTS, name="compute_dtype", default=SameAs("dtype", "float32")),
-        dtype_argument(OUTPUTS, name="dst_dtype"),
+        dtype_argument(ACTIVATIONS),
+        dtype_argument(ACTIVATIONS, name="compute_dtype", default=SameAs("dtype", "float32")),
+        dtype_argument(ACTIVATIONS, name="dst_dtype"),
     ),
     kernel=_gating_kernel,
-    reference=_gating_reference,
+    reference=lambda _args, inputs: sampled_product(inputs[0], inputs[1].t()),
     **streamed((X, _GATE), (_LOGITS,), 2, *X.sizes, "num_experts", flops_dtype="compute_dtype"),
     tolerance=lambda args: max(gemm_tolerance(args[name], args["hidden_size"]) for name in ("dtype", "dst_dtype")),
     check=_gating_check,
@@ -219,7 +212,7 @@ QUANT_GROUP_GEMM_REDUCE_SUM = Operator(
         SP_SIZE,
         Argument("trans_w", "bool", "weights lie as [new_hidden_size, hidden_size]", False),
         dtype_argument(SCALED, default="int8"),
-        dtype_argument(OUTPUTS, name="dst_dtype", default="bfloat16"),
+        dtype_argument(ACTIVATIONS, name="dst_dtype", default="bfloat16"),
     ),
     kernel=_sum_kernel,
     reference=_sum_reference,

@@ -14,6 +14,12 @@ from typing import NamedTuple, TypedDict
 from bytemlperf.lazy import torch
 from micro.operators.contract import DTYPES, Args, Cost, Maker, Tensor, Tensors, size_bytes
 
+ACTIVATIONS = ("bfloat16", "float16", "float32")
+"""What the operators of language models compute in."""
+
+PLAIN_FLOATS = ("float32", "float16", "bfloat16", "float64")
+"""`FLOATS` but for the one that exists in products alone."""
+
 Size = int | str | Callable[[Args], int]
 """A number, an argument's name, or what follows from the arguments."""
 

@@ -178,17 +178,9 @@ class _Bench:
             runner = self._makers[operator.runner](self.settings)
             runner.hello()
             self._runners[operator.runner] = runner
-        case = case_text(op, args)
-        self._says(f"measuring this machine's peaks: {case} [{provider}]")
-        job = Job(
-            op=op,
-            provider=provider,
-            args=args,
-            device=self.settings.device,
-            seed=self.settings.seed,
-            rules=self.rules,
-            cache_bytes=cache_bytes,
-        )
+        case = Case(op=op, provider=provider, args=args)
+        self._says(f"measuring this machine's peaks: {case.key}")
+        job = msgspec.structs.replace(self.settings, rules=self.rules, cache_bytes=cache_bytes).job(case)
         outcome = self._undisturbed(self._runners[operator.runner], job)
         if outcome.timed is None:
             return _Tried(None, 0.0, f"{provider}: {outcome.reason}")
@@ -196,7 +188,7 @@ class _Bench:
         per_s = counted(operator.cost(args), outcome) / call_s
         peak = Peak(
             per_s=per_s,
-            case=case,
+            case=case_text(op, args),
             provider=provider,
             samples=len(outcome.timed.samples_ns),
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -41,6 +41,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_case_s: float = 60.0
     max_memory_bytes: int | None = None
 
+    def job(self, case: Case) -> Job:
+        """The case as a runner does it."""
+        return Job(
+            op=case.op,
+            provider=case.provider,
+            args=case.args,
+            device=self.device,
+            seed=self.seed,
+            rules=self.rules,
+            cache_bytes=self.cache_bytes,
+        )
+
 
 ASKED = "--threads"
 ASKED_FOR = (ASKED, FROM_ENVIRONMENT)
@@ -107,7 +119,7 @@ class Sweep:
         if case.refusal:
             return plain_row(case, settings.device, "refused", case.refusal)
         operator = OPERATORS[case.op]
-        refusal = self._runner(operator.runner).refusal(self._job(case))
+        refusal = self._runner(operator.runner).refusal(settings.job(case))
         if refusal:
             return plain_row(case, settings.device, "refused", refusal)
         runner, rates = self._come_up(operator.runner)
@@ -124,7 +136,7 @@ class Sweep:
         roofs = self._roofs(case, None)
         settings, cost, began = self._settings, operator.cost(case.args), self._now_s()
         before = snapshot(settings.device)
-        outcome = runner.run(self._job(case), settings.max_case_s)
+        outcome = runner.run(settings.job(case), settings.max_case_s)
         if outcome.timed is not None and outcome.conditions is None:
             # A runner that takes no readings of its own (several ranks): from set-up to end, without what can't be told from here,
             # which CPU time was the ranks' and which was others'.
@@ -176,18 +188,6 @@ class Sweep:
             alg_bw_gbs=link_bytes / nanoseconds if nanoseconds and link_bytes else None,
             bus_bw_gbs=link_bytes * (outcome.bus_factor or 1.0) / nanoseconds if nanoseconds and link_bytes else None,
             buffers=_buffers(timed, cost, settings.cache_bytes),
-        )
-
-    def _job(self, case: Case) -> Job:
-        settings = self._settings
-        return Job(
-            op=case.op,
-            provider=case.provider,
-            args=case.args,
-            device=settings.device,
-            seed=settings.seed,
-            rules=settings.rules,
-            cache_bytes=settings.cache_bytes,
         )
 
     def _runner(self, name: str) -> CaseRunner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,13 @@ def test_telemetry_is_off_and_the_hub_too_for_a_local_folder(monkeypatch: pytest
 
 
 def test_tokens_per_chunk_and_text_of_token_ids() -> None:
-    decoded = inprocess.decode_token_ids([[1], [2, 3], []], lambda ids: "-".join(map(str, ids)))
+    class Joining(inprocess.ChatTokenizer):
+        def text(self, token_ids: Sequence[int]) -> str:
+            return "-".join(map(str, token_ids))
+
+    engine = inprocess.InProcessEngine()
+    assert engine.decode([]).text == ""
+    engine._tokenizer = Joining(None)
+    decoded = engine.decode([[1], [2, 3], []])
     assert decoded.tokens_per_chunk == [1, 2, 0]
     assert decoded.text == "1-2-3"
-    assert inprocess.decode_token_ids([], lambda _ids: "never").text == ""

@@ -38,16 +38,6 @@ def start(plan: Plan) -> subprocess.Popen[bytes]:
     )
 
 
-def why(run_folder: Path, death: ranks.Death, attempt: int) -> str:
-    """One sentence about a rank's end."""
-    if death.exit_code == EXIT_HUNG:
-        return hang_sentence(run_folder)
-    if death.exit_code < 0:
-        return f"rank {death.rank} was killed by {signal_name(-death.exit_code)}"
-    words = ranks.last_words(run_folder / RANKS_FOLDER, death.rank, attempt)
-    return f"rank {death.rank} failed: {words or 'it left no message'}"
-
-
 def hang_sentence(run_folder: Path) -> str:
     """Where each rank was when it hung."""
     frames = {rank: ranks.innermost(path.read_text("utf-8", "replace")) for rank, path in stacks(run_folder).items()}
@@ -160,7 +150,13 @@ class Follower:
         return deaths(self._folder / RANKS_FOLDER)[self._attempt - self._plan.first_attempt :]
 
     def _why(self, death: Death) -> str:
-        return why(self._folder, death, self._attempt - self._plan.first_attempt)
+        """One sentence about a rank's end."""
+        if death.exit_code == EXIT_HUNG:
+            return hang_sentence(self._folder)
+        if death.exit_code < 0:
+            return f"rank {death.rank} was killed by {signal_name(-death.exit_code)}"
+        words = ranks.last_words(self._folder / RANKS_FOLDER, death.rank, self._attempt - self._plan.first_attempt)
+        return f"rank {death.rank} failed: {words or 'it left no message'}"
 
     def _event(self, event: Any, detail: str, ranks: list[int]) -> str:
         self._run.append(EventRecord(event=event, attempt=self._attempt, at_ns=time.perf_counter_ns(), detail=detail, ranks=ranks))
