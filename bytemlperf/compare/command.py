@@ -33,7 +33,8 @@ def compare(
     fail_if: Annotated[tuple[str, ...], Option("Fail (exit 1) if: 'ttft p99 > 5%', 'any worse > 5%', 'e2e p50 > 900'; repeatable.")] = (),
     min_effect: Annotated[str, Option("Smallest change to call better or worse, in percent; what is below is negligible.")] = "1%",
     card: Annotated[
-        tuple[str, ...], Option("CARD, CARD*COUNT or RUN=CARD*COUNT: the hardware, for price and power; see `bmp hardware list`.")
+        tuple[str, ...],
+        Option("CARD, CARD*COUNT or PATTERN=CARD*COUNT: hardware of all runs, or of those whose name matches; repeatable."),
     ] = (),
     cards: CardFiles = None,
     format_name: Annotated[Literal["table", "md", "html", "json", "pdf"], Option("Format:", "--format")] = "table",
@@ -85,10 +86,11 @@ def _kind_problems(comparisons: list[Comparison]) -> list[str]:
 def _normalised(comparisons: list[Comparison], chosen: Iterable[str], prices: Path | None) -> list[Table]:
     from bytemlperf.compare.normalised import devices_of, normalised_table
     from bytemlperf.hardware.cards import load
+    from bytemlperf.hardware.measured import assignments_of
 
-    by_name = {run if equals else "*": name for run, equals, name in (text.rpartition("=") for text in chosen)}
     cards = load(prices)
-    tables = [normalised_table(each, devices_of(each, by_name, cards)) for each in comparisons]
+    assignments = assignments_of(chosen, cards)
+    tables = [normalised_table(each, devices_of(each, assignments, cards)) for each in comparisons]
     return [table for table in tables if table is not None]
 
 

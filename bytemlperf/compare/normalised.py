@@ -11,10 +11,9 @@ from functools import partial
 
 from bytemlperf.compare.comparison import Comparison, Row
 from bytemlperf.errors import UserError
-from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card
 from bytemlperf.hardware.compare import PER_CURRENCY
-from bytemlperf.hardware.measured import Device, device_of, parse_device
+from bytemlperf.hardware.measured import Assignment, Device, assigned_to, device_of
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import RATE_UNITS, Table
 
@@ -22,17 +21,15 @@ MAX_ROWS = 24
 MILLION = 1e6
 
 
-def devices_of(comparison: Comparison, chosen: Mapping[str, str], cards: Mapping[str, Card] | None = None) -> list[Device]:
-    """The device of each run, as `hardware.measured` has it; the one chosen for a run's name (or for all, `*`) goes before. Raises
-    UserError."""
-    known = api.load_or(cards)
-    unknown = [name for name in chosen if name not in comparison.names and name != "*"]
-    if unknown:
+def devices_of(comparison: Comparison, assignments: Sequence[Assignment], known: Mapping[str, Card]) -> list[Device]:
+    """The device of each run, as `hardware.measured` has it; what is assigned to a run by its name here, its folder or its label goes
+    before. Raises UserError where no run has a name that fits."""
+    runs = [(name, view.folder.name, view.label) for name, view in zip(comparison.names, comparison.views, strict=True)]
+    if unknown := [assignment.pattern for assignment in assignments if not any(assignment.fits(*names) for names in runs)]:
         raise UserError(f"--card matches none of these runs: {', '.join(unknown)}", f"the runs are called {', '.join(comparison.names)}")
-    texts = [chosen.get(name, chosen.get("*")) for name in comparison.names]
     return [
-        device_of(view.run, known, parse_device(text, known) if text else None, view.suite.devices_used(view.run))
-        for text, view in zip(texts, comparison.views, strict=True)
+        device_of(view.run, known, assigned_to(names, assignments), view.suite.devices_used(view.run))
+        for names, view in zip(runs, comparison.views, strict=True)
     ]
 
 

@@ -8,7 +8,8 @@ where it can't be wrong: as stated, as the run was told, one GPU in the machine,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 from bytemlperf.errors import UserError
@@ -132,6 +133,32 @@ def parse_device(text: str, known: Mapping[str, Card]) -> Stated:
     if match is None:
         raise UserError(f"--card {text!r} is not a known card", "give CARD or CARD*COUNT, such as h100*8, of bmp hardware list")
     return Stated(api.card_id(match[1], known), int(match[2] or 1))
+
+
+class Assignment(NamedTuple):
+    """Runs with a name that fits `pattern` used this."""
+
+    pattern: str
+    device: Stated
+
+    def fits(self, *names: str) -> bool:
+        return any(fnmatch(name, self.pattern) for name in names)
+
+
+def assignments_of(texts: Iterable[str], known: Mapping[str, Card]) -> list[Assignment]:
+    """`CARD` or `CARD*COUNT`, of all runs, or after `PATTERN=` of those that fit it, which go before. Raises UserError."""
+    assignments = []
+    for text in texts:
+        pattern, equals, device = text.rpartition("=")
+        if equals and not pattern:
+            raise UserError(f"--card {text!r} has no runs before =", "write PATTERN=CARD or PATTERN=CARD*COUNT, such as '*h100*=h100*8'")
+        assignments.append(Assignment(pattern or "*", parse_device(device, known)))
+    return sorted(assignments, key=lambda assignment: assignment.pattern == "*")
+
+
+def assigned_to(names: Sequence[str], assignments: Sequence[Assignment]) -> Stated | None:
+    """What is assigned to a run with these names; None where nothing is."""
+    return next((assignment.device for assignment in assignments if assignment.fits(*names)), None)
 
 
 def stated(run: Mapping[str, object], known: Mapping[str, Card]) -> Stated | None:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card
+from bytemlperf.hardware.measured import assignments_of
 from bytemlperf.report.write import write_report
-from bytemlperf.site.devices import parse_assignments
 from bytemlperf.site.gather import SiteRun, board, find_runs, read_runs, unused
 from bytemlperf.site.pages import Pages
 from bytemlperf.site.views import COMPARE_DEVICES, COMPARE_RUNS
@@ -41,7 +41,7 @@ def build_site(
 ) -> Built:
     """Make every page. Raises UserError for bad input; a run that can't be read is a problem that is told."""
     known = api.load(cards_path)
-    assignments = parse_assignments(assigned, known)
+    assignments = assignments_of(assigned, known)
     folders = find_runs(places)
     money = currency or _usual_currency(known)
     _clear(out)

@@ -20,7 +20,7 @@ def build(
     cards: CardFiles = None,
     card: Annotated[
         tuple[str, ...],
-        Option("PATTERN=CARD or PATTERN=CARD*COUNT: hardware of the runs whose folder or label matches; repeatable."),
+        Option("CARD, CARD*COUNT or PATTERN=CARD*COUNT: hardware of all runs, or of those whose folder or label matches; repeatable."),
     ] = (),
     currency: Annotated[str | None, Option("Currency of prices. Default: that of your own prices, else the most common one.")] = None,
 ) -> None:

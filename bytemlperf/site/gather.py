@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.hardware.card import Card
-from bytemlperf.hardware.measured import Device, device_of
+from bytemlperf.hardware.measured import Assignment, Device, assigned_to, device_of
 from bytemlperf.report.gather import RunView, view_run
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import part, read_run_json
 from bytemlperf.runs.kinds import Figure, run_kind
-from bytemlperf.site.devices import Assignment, assigned_to
 
 VALID = "valid"
 NO_MODEL = ("", "none")
@@ -104,7 +103,7 @@ def read_runs(folders: Sequence[Path], known: Mapping[str, Card], assigned: Sequ
         try:
             with damage_said(folder):
                 view = view_run(folder, sections=False)
-                assignment = assigned_to(folder.name, view.label, assigned)
+                assignment = assigned_to((folder.name, view.label), assigned)
                 device = device_of(view.run, known, assignment, view.suite.devices_used(view.run))
         except UserError as error:
             unread.append(Unread(folder.name, error.cause))

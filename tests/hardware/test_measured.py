@@ -17,7 +17,6 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards, measured
 from bytemlperf.report.gather import view_run
 from bytemlperf.report.run_page import run_page
-from bytemlperf.site.devices import assigned_to, parse_assignments
 from bytemlperf.site.gather import board, read_runs
 from bytemlperf.submit.declaration import Declaration
 from bytemlperf.submit.rules import Read, RunRead, findings
@@ -54,7 +53,7 @@ def test_a_server_gets_no_card_of_its_clients(tmp_path, engine):
     assert (found.name, found.card_id, found.used) == ("remote, hardware not known", None, None)
     assert "--card CARD" in found.why
     (comparison,) = compare_all(views, views[0])
-    devices = devices_of(comparison, {}, KNOWN)
+    devices = devices_of(comparison, [], KNOWN)
     assert devices == [found, found]
     assert normalised_table(comparison, devices) is None
     assert _run_row("a", views[0])[10] is None, "the catalogue's machine"
@@ -71,17 +70,17 @@ def test_what_the_user_states_is_taken_everywhere(tmp_path):
     view = view_run(folder)
     found = measured.device_of(view.run, KNOWN)
     assert (found.card_id, found.used, found.why) == ("nvidia-h100-sxm5", 8, "")
-    assigned = assigned_to("a", "a", parse_assignments(["a=t4"], KNOWN))
+    assigned = measured.assigned_to(("a", "a"), measured.assignments_of(["a=t4"], KNOWN))
     assert measured.device_of(view.run, KNOWN, assigned).card_id == "nvidia-t4", "the site's own word goes before"
     views, _ = gather([folder, served(tmp_path / "b")])
     (comparison,) = compare_all(views, views[0])
-    devices = devices_of(comparison, {}, KNOWN)
+    devices = devices_of(comparison, [], KNOWN)
     assert [(device.name, device.used) for device in devices] == [
         (KNOWN["nvidia-h100-sxm5"].name, 8),
         ("remote, hardware not known", None),
     ]
     assert "remote, hardware not known" in normalised_table(comparison, devices).note
-    (device, _) = devices_of(comparison, {"*": "t4*2"}, KNOWN)
+    (device, _) = devices_of(comparison, measured.assignments_of(["t4*2"], KNOWN), KNOWN)
     assert (device.name, device.used) == (KNOWN["nvidia-t4"].name, 2)
     (finding,) = findings("device", Read(DECLARED, [RunRead("a", view.run, "valid", (), ())]))
     assert finding.level == "problem"
@@ -103,7 +102,7 @@ def test_comparison_and_site_count_devices_in_one_way(tmp_path, options, used):
     (run / "run.json").write_text(json.dumps(content))
     views, _ = gather([run])
     (comparison,) = compare_all(views, views[0])
-    (device,) = devices_of(comparison, {}, KNOWN)
+    (device,) = devices_of(comparison, [], KNOWN)
     runs, _ = read_runs([run], KNOWN, [])
     assert (device.used, runs[0].device) == (used, device)
     table, (row,) = normalised_table(comparison, [device]), board(runs, "USD")

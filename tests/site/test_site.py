@@ -18,10 +18,9 @@ import pytest
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.card import Card
-from bytemlperf.hardware.measured import device_of
+from bytemlperf.hardware.measured import assigned_to, assignments_of, device_of
 from bytemlperf.runs.kinds import Figure, run_kind
 from bytemlperf.site.build import MARK, build_site
-from bytemlperf.site.devices import parse_assignments
 from bytemlperf.site.gather import BoardRow, board, find_runs, read_runs
 from bytemlperf.site.views import board_table
 from bytemlperf_llm.campaign.records import JobRecord
@@ -60,7 +59,7 @@ def runs_of(folder: Path) -> Path:
 
 
 def rows_of(folder: Path, known: Mapping[str, Card] = KNOWN, assigned: Sequence[str] = (), currency: str = "USD") -> list[BoardRow]:
-    runs, unread = read_runs(find_runs([folder]), known, parse_assignments(assigned, known))
+    runs, unread = read_runs(find_runs([folder]), known, assignments_of(assigned, known))
     assert unread == []
     return board(runs, currency)
 
@@ -248,7 +247,7 @@ def test_quantised_weights_are_another_model_and_not_ranked_with_it(tmp_path: Pa
 
 def test_a_figure_of_one_device_is_divided_by_one(tmp_path: Path):
     llm_run(tmp_path / "a", label="one", in_flight=8)
-    (run,), _ = read_runs(find_runs([tmp_path]), KNOWN, parse_assignments(["*=gaudi3*8"], KNOWN))
+    (run,), _ = read_runs(find_runs([tmp_path]), KNOWN, assignments_of(["*=gaudi3*8"], KNOWN))
     watts = []
     for metric in ("tflops_per_device", "tflops"):
         run.view.figures = [Figure(key="k", metric=metric, unit="TFLOP/s", value=90.0, better="higher", headline=True)]
@@ -286,15 +285,20 @@ def test_devices_are_counted_only_where_they_are_sure(hardware: dict, name: str,
     assert bool(found.why) == (used is None)
 
 
-@pytest.mark.parametrize("text", ["h100", "=h100", "*=", "*=h100*0", "*=h100*x", "*=h100*"])
-def test_a_wrong_assignment_is_named(text: str):
-    if text == "*=h100*":
-        assert parse_assignments([text], KNOWN)[0].device.used == 1
-        return
-    with pytest.raises(UserError, match="PATTERN=CARD"):
-        parse_assignments([text], KNOWN)
-    with pytest.raises(UserError, match="there is no card"):
-        parse_assignments(["*=nothing"], KNOWN)
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("=h100", "has no runs before"), ("*=", "not a known card"), ("*=h100*x", "there is no card"), ("x", "there is no card")],
+)
+def test_a_wrong_assignment_is_named(text: str, says: str):
+    with pytest.raises(UserError, match=says):
+        assignments_of([text], KNOWN)
+
+
+def test_a_card_is_of_all_runs_or_of_those_that_a_pattern_fits_which_goes_before():
+    assignments = assignments_of(["h100*8", "slow*=t4"], KNOWN)
+    assert assigned_to(("a", "fast"), assignments) == ("nvidia-h100-sxm5", 8)
+    assert assigned_to(("a", "slower"), assignments) == ("nvidia-t4", 1)
+    assert assigned_to(("a", "fast"), assignments[:1]) is None
 
 
 def test_every_link_leads_somewhere(tmp_path: Path):
@@ -375,7 +379,7 @@ def test_the_command(tmp_path: Path):
     for words, says in (
         (("gone", "--out", "x"), "gone neither is nor holds a run folder"),
         (("runs", "--out", "runs"), "is not empty"),
-        (("runs", "--out", "x", "--card", "a"), "PATTERN=CARD"),
+        (("runs", "--out", "x", "--card", "=a"), "PATTERN=CARD"),
         (("runs",), "--out"),
     ):
         done = site(*words)
