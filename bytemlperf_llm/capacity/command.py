@@ -20,7 +20,7 @@ from bytemlperf_llm.capacity.cost import hardware_of
 from bytemlperf_llm.capacity.flags import CapacityFlags
 from bytemlperf_llm.capacity.loads import Loads, by_of
 from bytemlperf_llm.capacity.probe import Plan as ProbePlan
-from bytemlperf_llm.capacity.probing import Probed, ProbeRun, meets, request_levels
+from bytemlperf_llm.capacity.probing import ProbeRun, meets, request_levels
 from bytemlperf_llm.capacity.result import ProbeRow, Question, question_of, search_of
 from bytemlperf_llm.capacity.search import Goal, Search
 from bytemlperf_llm.kind import KIND as LLM
@@ -187,39 +187,31 @@ class Hunt(Driver):
         """Probe until it is over; why."""
         search = search_of(self._question, self._rows)
         while (probe := self._next(search)) is not None:
-            run = SuiteRun.reserve(self.suite.folder, "llm", f"{len(self._rows):02}-{probe.load:g}")
+            suite = SuiteRun.reserve(self.suite.folder, "llm", f"{len(self._rows):02}-{probe.load:g}")
+            run = ProbeRun(suite, started, self._with_own_seed(plan), self._argv, self._question, probe, self._loads)
             try:
-                with run:
-                    probed = await ProbeRun(run, started, self._placed(plan), self._argv, self._question, probe, self._loads).probed()
+                with suite:
+                    row = await run.probed()
             except Interrupted as interrupted:
-                probed, self.status = Probed(None, {}, stopped_by_user=True), 128 + interrupted.number
-            why = await self._why_unjudged(probed, drain)
-            if why or probed.probe is None:
-                requests = part(run.run, "end").get("issued_requests", 0)
-                self._keep(ProbeRow.not_judged(run.folder.name, probe.load, probe.purpose, requests, why))
-                return why
-            search.tell(probed.probe)
-            row = ProbeRow.of(run.folder.name, probed.probe, probed.met, probed.rates)
+                row, self.status = run.unjudged("interrupted"), 128 + interrupted.number
+            if row.unjudged == "interrupted":
+                self.status = self.status or interrupt_status()
+            elif not await drain.drained():
+                row = run.unjudged("server")
             self._keep(row)
+            if row.unjudged:
+                return row.unjudged
+            search.tell(row.probe())
             self._say(
                 f"{self._question.load_text(row.load)}: {1 - row.missed:.2%} of {row.judged} {self._question.judged} met every level: "
                 f"{row.outcome}{f' ({row.note})' if row.note else ''}"
             )
         return search.stopped_because() or "requests"
 
-    def _placed(self, plan: Plan) -> Plan:
+    def _with_own_seed(self, plan: Plan) -> Plan:
         """With a seed of the next probe's own, so that neither arrivals nor prompts repeat."""
         return replace(plan, load=replace(plan.load, seed=plan.load.seed + len(self._rows)))
 
     def _next(self, search: Search) -> ProbePlan | None:
         confirm = confirmation(self._asked, self._question.goal)
         return search.plan() or (search.confirming(confirm) if confirm else None)
-
-    async def _why_unjudged(self, probed: Probed, drain: Drain) -> str:
-        """A word of `result.STOPPED`; empty where the probe counts."""
-        if probed.stopped_by_user:
-            self.status = self.status or interrupt_status()
-            return "interrupted"
-        if not await drain.drained():
-            return "server"
-        return "client" if probed.probe is None else ""

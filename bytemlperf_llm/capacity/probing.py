@@ -4,21 +4,21 @@ as soon as it has said enough. Sessions that have begun then go on to their end,
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bytemlperf.hardware.power import PowerMeter, Watts
 from bytemlperf.lazy import numpy
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.statistics.columns import Column
 from bytemlperf.statistics.looks import looks, spent
 from bytemlperf.units import NS_PER_MS
-from bytemlperf_llm.capacity.cost import NO_RATES, Rates
+from bytemlperf_llm.capacity.cost import Rates
 from bytemlperf_llm.capacity.judge import Look, look_at
 from bytemlperf_llm.capacity.loads import Loads
 from bytemlperf_llm.capacity.probe import Plan as ProbePlan
 from bytemlperf_llm.capacity.probe import Probe, is_enough
-from bytemlperf_llm.capacity.result import Question
+from bytemlperf_llm.capacity.result import ProbeRow, Question
 from bytemlperf_llm.live.in_order import InOrder, latencies_ns
 from bytemlperf_llm.loadgen.sessions import PARENT_FAILED
 from bytemlperf_llm.metrics.definitions import due_ns
@@ -141,16 +141,6 @@ class Looks:
         return enough
 
 
-@dataclass(frozen=True)
-class Probed:
-    """What a probe said; None where the user stopped it, or where too few requests ended."""
-
-    probe: Probe | None
-    met: dict[str, float]
-    stopped_by_user: bool
-    rates: Rates = NO_RATES
-
-
 class ProbeRun(PointRun):
     """A point that is looked at while it runs."""
 
@@ -165,8 +155,9 @@ class ProbeRun(PointRun):
         self._meter = None if started.engine.weights == "remote" else PowerMeter()
         self._polls = 0
 
-    async def probed(self) -> Probed:
-        """Run it; its folder is complete then. Raises UserError, or Interrupted."""
+    async def probed(self) -> ProbeRow:
+        """Run it; its folder is complete then. Nothing is judged where the user stopped it, or where too few
+        requests ended. Raises UserError, or Interrupted."""
         ending = await self.sent()
         of_gpu = self._started.info.device.lower() not in ("cpu", "none")
         watts = None if self._meter is None else self._meter.watts(of_gpu=of_gpu)
@@ -174,15 +165,20 @@ class ProbeRun(PointRun):
             self._is_enough()
         return self._ended_as(ending, watts)
 
-    def _ended_as(self, ending: Ending, watts: Watts | None) -> Probed:
+    def unjudged(self, why: str) -> ProbeRow:
+        """Its row, where it counts for nothing; `why` is a word of `result.STOPPED`."""
+        requests = part(self._run.run, "end").get("issued_requests", 0)
+        return ProbeRow.not_judged(self._run.folder.name, self._probe.load, self._probe.purpose, requests, why)
+
+    def _ended_as(self, ending: Ending, watts: Watts | None) -> ProbeRow:
         look = self._looks.last
         summary = self._run.end(stopped=ending.stopped, report=self._plan.output.report, **ending.facts)
         if look is None or ending.stopped:
-            return Probed(None, {}, ending.stopped)
+            return self.unjudged("interrupted" if ending.stopped else "client")
         limited = summary["verdict"] in CLIENTS and summary["outcomes"]["ok"] > 0
         reason = str(summary["reasons"][0]) if limited else ""
         probe = Probe(self._probe.load, look, self._probe.purpose, reason, self._probe.errors)
-        return Probed(probe, self._columns.met(look.requests), stopped_by_user=False, rates=_rates(summary, watts))
+        return ProbeRow.of(self._run.folder.name, probe, self._columns.met(look.requests), _rates(summary, watts))
 
     def _is_enough(self) -> bool:
         self._polls += 1
