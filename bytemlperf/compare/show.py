@@ -167,7 +167,6 @@ def markdown(shown: Shown) -> str:
 
 
 def lines_of(comparison: Comparison) -> list[str]:
-    """The answers, then what to know of the runs."""
     return [*(sentence(comparison, place) for place in others(comparison)), *comparison.notes]
 
 

@@ -22,7 +22,6 @@ AGAIN = "To run it again"
 
 
 def run_page(view: RunView) -> Page:
-    """Everything of a run, verdict first."""
     return Page(
         title=view.label,
         kicker=view.kind_name,

@@ -29,7 +29,6 @@ def summarize_any(folder: Path) -> int:
 
 
 def verify_any(folder: Path) -> int:
-    """One line for each finding."""
     verified = verify_suite(folder)
     for text in verified.unchecked:
         print(f"not checked: {one_line(text)}")

@@ -73,7 +73,6 @@ def all_rules(submission: Read) -> list[Finding]:
 
 
 def findings(rule: str, submission: Read) -> list[Finding]:
-    """What one rule finds."""
     every = [Finding(level, rule, subject, text) for level, subject, text in RULES[rule](submission)]
     return [finding for finding in every if finding.level != "ok"] or every
 

@@ -93,7 +93,6 @@ def _state(step: CalibrationStep, calibration: Calibration) -> str:
 
 
 def timer_sentence(calibration: Calibration) -> str:
-    """Clock and pacer."""
     timer = calibration.timer
     late = timer.overshoot
     return (

@@ -49,7 +49,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def load(self) -> str:
-        """In words."""
         if self.capacity:
             return CAPACITY_LOAD
         if isinstance(self.rate, str):
@@ -58,7 +57,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return OWN_LOAD if level == AUTO_LEVEL else str(level)
 
     def key(self, campaign: Campaign) -> Key:
-        """As `JobRecord.key`."""
         return campaign.engines[self.engine].name, scenario_label(campaign.scenarios[self.scenario]), self.load, self.repeat
 
     def name(self, campaign: Campaign) -> str:
@@ -75,7 +73,6 @@ def jobs_of(campaign: Campaign) -> list[Job]:
 
 
 def stated(campaign: Campaign) -> list[Job]:
-    """All, in the stated order."""
     return [
         replace(load, engine=engine, scenario=scenario, repeat=repeat)
         for repeat in range(1, campaign.repeats + 1)
@@ -114,7 +111,6 @@ def flags_of(campaign: Campaign, job: Job, rate: float | None = None) -> Flags:
 
 
 def order_of(campaign: Campaign, job: Job, rate: float | None = None) -> Order:
-    """What the run's process is told."""
     flags = flags_of(campaign, job, rate).recorded()
     if not job.capacity:
         return Order(flags=flags, concurrency=job.concurrency)

@@ -26,8 +26,6 @@ DISTRUSTED = ("invalid", "failing")
 
 
 class CampaignKind(RunKind):
-    """Engines under the same loads."""
-
     name = "LLM serving campaign"
     record = JobRecord
     valid_means = "Every run was measured."
@@ -88,7 +86,6 @@ class CampaignKind(RunKind):
         return curve_plots([(scenario, replace(point, curve=f"{name} {point.curve}")) for scenario, name, point in points])
 
     def verify(self, run: dict[str, Any], records: Iterable[JobRecord]) -> Iterator[str]:
-        """Every run's own folder, and its record against it."""
         yield from super().verify(run, records)
         if isinstance(records, RunRecords):
             kept = {Path(record.run).name: readings(record.figures) for record in last_of_each(records).values() if record.run}

@@ -40,7 +40,6 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> Key:
-        """Which of the campaign's runs it is."""
         return self.engine, self.scenario, self.load, self.repeat
 
     @property

@@ -36,7 +36,6 @@ UNITS = (" requests/s", " concurrent")
 
 
 def campaign_sections(cells: list[Cell], comparison: Comparison, gate: dict[str, Any]) -> list[Section]:
-    """Most important first."""
     return [
         *_overview(cells),
         *_failed(cells),

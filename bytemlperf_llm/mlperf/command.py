@@ -19,7 +19,6 @@ from bytemlperf_llm.mlperf.submission import Written, write_submission
 
 
 def export(runs: Sequence[Path], given: SubmissionFlags, *, quiet: bool = False) -> int:
-    """`submit` with the disclosure of the flags."""
     return submit(runs, given, read_disclosure(given.disclosure), quiet=quiet)
 
 
