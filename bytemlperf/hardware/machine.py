@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bytemlperf.child.limits import usable_cores
 from bytemlperf.hardware.devices import accelerators, network_links, numa, text_of
 
 NVIDIA_SMI_TIMEOUT_S = 10
@@ -57,7 +58,7 @@ def cpu(cpuinfo: str | None = None) -> dict[str, Any]:
         "logical_cores": os.cpu_count(),
         "physical_cores": len(cores) or None,
         "sockets": len({block["physical id"] for block in blocks if "physical id" in block}) or None,
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "quota_cores": _cgroup_cores(),
         "isa": sorted({ours for kernel, ours in FLAGS.items() if kernel in flags}),
         "caches": _caches(),

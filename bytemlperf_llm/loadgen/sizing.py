@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf_llm.plan.scenario import Scenario
 from engines.contract import Engine
+from engines.processor import cores_but_one
 
 
 class Size(NamedTuple):
@@ -29,7 +29,7 @@ def check_splittable(engine: type[Engine], name: str, workers: int | None, ray: 
 
 def local_size(workers: int | None, scenario: Scenario, scheduled: int | None) -> Size:
     """Processes of this machine. Without a number one core is left to the rest."""
-    return bounded(max(1, len(os.sched_getaffinity(0)) - 1) if workers is None else workers, scenario, scheduled)
+    return bounded(cores_but_one() if workers is None else workers, scenario, scheduled)
 
 
 def bounded(asked: int, scenario: Scenario, scheduled: int | None) -> Size:

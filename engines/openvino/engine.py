@@ -11,7 +11,6 @@ On a CPU the model gets all cores but one, which is left to the event loop.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from engines.chat import templated
 from engines.contract import Availability, EngineInfo, EngineUnavailable, Model, Request, Sampling
 from engines.loaded_weights import dtype_text, gguf_weights, ir_weights
 from engines.openvino.loop import StepLoop
+from engines.processor import cores_but_one
 
 IR_FILE = "openvino_model.xml"
 DEFAULT_CACHE_GIB = 1
@@ -132,7 +132,7 @@ def device_properties(options: OpenVinoOptions) -> dict[str, Any]:
     """OpenVINO's own property names for our options."""
     properties: dict[str, Any] = {}
     if options.device == "CPU":
-        properties["INFERENCE_NUM_THREADS"] = options.threads or max(1, len(os.sched_getaffinity(0)) - 1)
+        properties["INFERENCE_NUM_THREADS"] = options.threads or cores_but_one()
     if options.dtype != "auto":
         properties["INFERENCE_PRECISION_HINT"] = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}[options.dtype]
     if options.kv_cache_dtype != "auto":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -23,7 +22,7 @@ import msgspec
 from engines import inprocess
 from engines.contract import Availability, EngineInfo, Model, Sampling
 from engines.loaded_weights import dtype_text, quantisation_text
-from engines.processor import cpu_bfloat16_flag
+from engines.processor import cores_but_one, cpu_bfloat16_flag
 from engines.transformers.batching import ContinuousBatching, Generator, OneAtATime
 
 PAGE_TOKENS = 256
@@ -87,7 +86,7 @@ class TransformersEngine(inprocess.InProcessEngine):
         device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         on_cpu = device == "cpu"
         if on_cpu:
-            torch.set_num_threads(options.threads or max(1, len(os.sched_getaffinity(0)) - 1))
+            torch.set_num_threads(options.threads or cores_but_one())
         if options.seed is not None:
             torch.manual_seed(options.seed)
         source = model.path or model.name

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bytemlperf.child.limits import usable_cores
 from bytemlperf.child.process import OFFLINE
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extras import require
@@ -88,7 +89,7 @@ def _convert(flags: ConvertFlags, card: Card, target: Path, scratch: Path) -> in
         work=scratch,
         example=make_inputs(card, batch, 0),
         batch_sizes=(batch,),
-        threads=len(os.sched_getaffinity(0)),
+        threads=usable_cores(),
         calibration=[make_inputs(card, card.fixed_batch or 1, CHECK_SEED, 1 + index) for index in range(samples)],
         calibration_source=f"{flags.calibration_samples} seeded random samples",
         extra=flags.backend_options,

@@ -15,7 +15,7 @@ from bytemlperf.lazy import numpy, torch
 from micro.collectives.contract import BACKEND, AllInputs, RankMaker, world_size
 from micro.operators.contract import Args, Argument, Maker, Operator, Run, Tensor, Tensors, dtype_argument
 from micro.operators.llm_norm import HIDDEN, TOKENS
-from micro.operators.routing import BALANCED, ROUTING_HELP, Routing, check_routing
+from micro.operators.routing import BALANCED, ROUTING_HELP, Routing, check_experts
 from micro.operators.tensors import TensorSpec, integers_or_normal, moved, normal
 
 SELECTION_SEED = 7
@@ -101,14 +101,10 @@ def _sent_rows(args: Args) -> int:
 
 
 def _check(args: Args) -> str:
-    experts, ranks = experts_of(args), args["world_size"]
-    if args["topk"] > experts:
-        return f"topk={args['topk']} is more than num_experts={experts}"
-    if experts % ranks:
-        return f"world_size={ranks} does not divide num_experts={experts}"
-    if args["num_tokens"] % ranks:
-        return f"num_tokens={args['num_tokens']} can't be dealt to {ranks} ranks; it must be a multiple of world_size"
-    return check_routing(args["routing"], experts)
+    wrong = check_experts(args, experts_of(args), "world_size")
+    if wrong or args["num_tokens"] % args["world_size"] == 0:
+        return wrong
+    return f"num_tokens={args['num_tokens']} can't be dealt to {args['world_size']} ranks; it must be a multiple of world_size"
 
 
 MOE_DISPATCH_TOKENS = Operator(

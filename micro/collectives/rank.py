@@ -27,7 +27,7 @@ from micro.collectives.timing import Control, Restore, SharedStopwatch, start_sk
 from micro.measure.correctness import SEEDS_APART, Checked, check_outputs, copied, judged, last_call
 from micro.measure.estimate import DEFAULT_BYTES_PER_S, DEFAULT_FLOPS_PER_S, buffer_sets
 from micro.measure.messages import Hello, Job, RankDone, Stage, StageName, in_words
-from micro.measure.timing import CpuStopwatch, CudaStopwatch, Stopwatch
+from micro.measure.timing import stopwatch_of
 from micro.operators.contract import Operator, Outputs, Tensor, Tensors
 from micro.peaks.machine import device_facts
 from micro.providers.contract import Kernel, Refused
@@ -78,7 +78,7 @@ class _Rank:
         join_group(backend, timedelta(seconds=GROUP_TIMEOUT_S))
         self.control = Control()
         self.rank, self.backend = rank, backend
-        self.stopwatch: Stopwatch = CpuStopwatch() if kind == "cpu" else CudaStopwatch(getattr(torch, kind), graphs=False)
+        self.stopwatch = stopwatch_of(self.device, graphs=False)
         self.skew_ns = start_skew_ns(self.control, self.stopwatch.now_ns)
 
     def hello(self) -> Hello:

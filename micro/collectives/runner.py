@@ -8,6 +8,7 @@ from statistics import median
 
 import msgspec
 
+from bytemlperf.child.limits import usable_cores
 from bytemlperf.errors import UserError
 from bytemlperf.lazy import torch
 from micro.collectives.operators import NEEDS_DEVICE, bus_factor, link_bytes
@@ -52,7 +53,7 @@ class RanksRunner:
         """The one that is up where it fits, else a new one."""
         if self._world is None or (self._world.ranks, self._world.backend) != (ranks, backend):
             self.close()
-            threads = self._threads or max(1, len(os.sched_getaffinity(0)) // ranks)
+            threads = self._threads or max(1, usable_cores() // ranks)
             world = World(ranks, backend, self._kind, threads)
             world.start()
             self._world = world
@@ -69,12 +70,12 @@ class RanksRunner:
         if job.args["world_size"] > most:
             if self._kind != "cpu":
                 return f"there are {most} devices for {job.args['world_size']} ranks"
-            cores = len(os.sched_getaffinity(0))
+            cores = usable_cores()
             return f"{job.args['world_size']} ranks on {cores} cores; at most {most} (more with {MAX_RANKS_VARIABLE}=N)"
         return backend_fault(self._backend(job), self._kind)
 
     def _note(self, ranks: int) -> str:
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         return f"{ranks} ranks share {cores} cores" if self._kind == "cpu" and ranks > cores else ""
 
     def close(self) -> None:
@@ -89,7 +90,7 @@ def most_ranks(kind: str) -> int:
     if kind != "cpu":
         return int(getattr(torch, kind).device_count())
     most = os.environ.get(MAX_RANKS_VARIABLE, "")
-    return int(most) if most.isdigit() and int(most) > 0 else max(2, RANKS_PER_CORE * len(os.sched_getaffinity(0)))
+    return int(most) if most.isdigit() and int(most) > 0 else max(2, RANKS_PER_CORE * usable_cores())
 
 
 def default_backend(kind: str) -> str:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from bytemlperf.lazy import torch
 from bytemlperf.statistics.metric import Metric, describe
 from bytemlperf.statistics.statistics import (
     INSUFFICIENT,
@@ -135,6 +136,12 @@ class CudaStopwatch:
             return None
         self._captured = run, list(arguments), graph
         return graph
+
+
+def stopwatch_of(device: str, *, graphs: bool = True) -> Stopwatch:
+    """The one of a device: "cpu", or a kind of accelerator and its number."""
+    kind = device.partition(":")[0]
+    return CpuStopwatch() if kind == "cpu" else CudaStopwatch(getattr(torch, kind), graphs=graphs)
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):

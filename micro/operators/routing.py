@@ -39,18 +39,22 @@ def check_routing(routing: object, parts: int) -> str:
     return ""
 
 
+def check_experts(args: Args, experts: int, ranks: str) -> str:
+    """What is impossible about so many experts on as many ranks as the argument of that name says."""
+    if args["topk"] > experts:
+        return f"topk={args['topk']} is more than num_experts={experts}"
+    if experts % args[ranks]:
+        return f"{ranks}={args[ranks]} does not divide num_experts={experts}"
+    return check_routing(args["routing"], experts)
+
+
 def check_moe(args: Args) -> str:
     """What is impossible about the MoE arguments."""
-    experts, topk, ranks = args["num_experts"], args["topk"], args["ep_size"]
-    if topk > experts:
-        return f"topk={topk} is more than num_experts={experts}"
-    if experts % ranks:
-        return f"ep_size={ranks} does not divide num_experts={experts}"
-    if args["ep_rank"] >= ranks:
-        return f"ep_rank={args['ep_rank']} is not one of the ep_size={ranks} ranks"
-    wrong = check_routing(args["routing"], experts)
+    wrong = check_experts(args, args["num_experts"], "ep_size")
     if wrong:
         return wrong
+    if args["ep_rank"] >= args["ep_size"]:
+        return f"ep_rank={args['ep_rank']} is not one of the ep_size={args['ep_size']} ranks"
     return "" if Routing.of(args).rows else f"no token comes to rank {args['ep_rank']}"
 
 

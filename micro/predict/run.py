@@ -6,7 +6,6 @@ It prints each operator's part of both passes, what follows, and the engine besi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from bytemlperf.hardware import cards
 from bytemlperf.report.text import UNAVAILABLE, interval, number
 from bytemlperf.runs.files import writing
 from bytemlperf.runs.kinds import Section, Table, Text
-from engines.processor import cpu_bfloat16_flag
+from engines.processor import cores_but_one, cpu_bfloat16_flag
 from micro.cases.case import Arguments
 from micro.command.run import device_of
 from micro.operators.contract import canonical, size_bytes
@@ -56,7 +55,7 @@ def run(flags: Flags) -> None:
     shape = read_shape(flags.model)
     load = Load(flags.batch_size, flags.input_len, flags.output_len, flags.tp)
     _possible(flags, shape, load)
-    dtype, threads = _dtype(flags, shape), flags.threads or engine_threads()
+    dtype, threads = _dtype(flags, shape), flags.threads or cores_but_one()
     if flags.workload:
         print(write_workload(flags.workload, steps_of(shape, load, dtype)))
         return
@@ -84,11 +83,6 @@ def write_workload(path: Path, steps: list[Step]) -> Path:
     return path
 
 
-def engine_threads() -> int:
-    """What the engines here take: all cores but the one that is left to the event loop."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
-
-
 def _possible(flags: Flags, shape: ModelShape, load: Load) -> None:
     total = load.input_len + load.output_len
     if shape.context and total > shape.context:
@@ -106,8 +100,8 @@ def _possible(flags: Flags, shape: ModelShape, load: Load) -> None:
         raise UserError("--check compares with an engine on this machine", "leave out --card")
     if flags.check and load.tp > 1 and flags.check == "transformers":
         raise UserError("transformers runs on one rank", "leave out --tp, or check with vllm")
-    if flags.check == "vllm" and flags.threads and flags.threads != engine_threads():
-        raise UserError(f"vllm binds {engine_threads()} threads here, not {flags.threads}", "leave out --threads")
+    if flags.check == "vllm" and flags.threads and flags.threads != cores_but_one():
+        raise UserError(f"vllm binds {cores_but_one()} threads here, not {flags.threads}", "leave out --threads")
 
 
 def _dtype(flags: Flags, shape: ModelShape) -> str:

@@ -29,7 +29,7 @@ from micro.measure.correctness import (
 )
 from micro.measure.estimate import FIRST_CHECKED_BYTES, buffer_sets
 from micro.measure.messages import Hello, Job, Outcome, Stage, StageName, in_words
-from micro.measure.timing import CpuStopwatch, CudaStopwatch, Stopwatch, measure
+from micro.measure.timing import Stopwatch, measure, stopwatch_of
 from micro.operators.contract import Maker, Operator, Outputs, Tensors
 from micro.peaks.machine import allocation, device_facts, give_back_memory
 from micro.providers.contract import Refused
@@ -49,7 +49,7 @@ def main() -> None:
     tell(_hello(threads, device))
     for line in sys.stdin.buffer:
         job = msgspec.json.decode(line, type=Job)
-        tell(do(job, _stopwatch(device), lambda name: tell(Stage(name=name))))
+        tell(do(job, stopwatch_of(device), lambda name: tell(Stage(name=name))))
 
 
 def do(job: Job, stopwatch: Stopwatch, begins: Callable[[StageName], None]) -> Outcome:
@@ -95,7 +95,7 @@ def _do(job: Job, stopwatch: Stopwatch, begins: Callable[[StageName], None]) -> 
     begins("computing the reference")
     fresh = operator.inputs(job.args, Maker(job.seed + 2 * SEEDS_APART, job.device))
     values = new_values(operator, job.args, inputs, fresh)
-    clock, constant = _stopwatch(job.device, graphs=False), operator.constant(job.args)
+    clock, constant = stopwatch_of(job.device, graphs=False), operator.constant(job.args)
     last = last_call(kernel, operator.writes, sets, given, values, clock, timed, constant)
     sets.clear()
     begins("checking")
@@ -116,12 +116,6 @@ def _first_checked(operator: Operator, job: Job, inputs: Tensors, outputs: Outpu
     return check_outputs(operator, job.args, inputs, outputs, reference)
 
 
-def _stopwatch(device: str, *, graphs: bool = True) -> Stopwatch:
-    if device == "cpu":
-        return CpuStopwatch()
-    return CudaStopwatch(torch.cuda, graphs=graphs)
-
-
 def _hello(threads: int, device: str) -> Hello:
     if threads:
         torch.set_num_threads(threads)
@@ -132,7 +126,7 @@ def _hello(threads: int, device: str) -> Hello:
         threads=torch.get_num_threads(),
         affinity=sorted(os.sched_getaffinity(0)),
         **device_facts(device),
-        timer_overhead_ns=_stopwatch(device).overhead_ns,
+        timer_overhead_ns=stopwatch_of(device).overhead_ns,
         libraries={
             "torch": str(torch.__version__),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -146,7 +140,7 @@ def _hello(threads: int, device: str) -> Hello:
 
 def _rates(device: str) -> tuple[float, float]:
     """FLOP/s and byte/s of a small product and a copy, for estimates only: best of three."""
-    stopwatch = CudaStopwatch(torch.cuda, graphs=False) if device != "cpu" else CpuStopwatch()
+    stopwatch = stopwatch_of(device, graphs=False)
     a = torch.ones(PROBE_SIZE, PROBE_SIZE, device=device)
     b = torch.ones(PROBE_BYTES // 4, device=device)
     stopwatch.time_ns(torch.matmul, [(a, a)])
