@@ -11,6 +11,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +30,13 @@ from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.workload.prefixes import Prefix
-from bytemlperf_llm.workload.schedule import Planned, Remaining, Schedule, Share
+from bytemlperf_llm.workload.schedule import Planned, PlannedSession, Remaining, Schedule, Share
 from bytemlperf_llm.workload.trace_prompts import TraceEnded
 from engines.contract import Engine
 
 START_DELAY_NS = 50_000_000  # between the last preparation and the first planned instant
 GC_THRESHOLD = 50_000  # young objects between collections; a request in flight is a few dozen
+READY_TURNS = 10_000
 MIN_ENDED_FOR_ERROR_RATE = 20  # fewer say nothing about a rate
 
 
@@ -49,6 +51,15 @@ class Work(NamedTuple):
     together: bool = False
     sessions: SessionWork | None = None
     prefix: Callable[[int], Prefix | None] | None = None
+
+
+def ready_ahead(planned: Iterator[PlannedSession]) -> Iterator[PlannedSession]:
+    """The same sessions, the first `READY_TURNS` turns' of them compiled by now: what is made later is made between reads."""
+    ready, turns = [], 0
+    while turns < READY_TURNS and (session := next(planned, None)) is not None:
+        ready.append(session)
+        turns += len(session.session.turns)
+    return chain(ready, planned)
 
 
 def work_of(schedule: Schedule, share: Share, left: Remaining | None = None) -> Work:
@@ -148,6 +159,9 @@ class Replay:
         if self._work.prefix is not None:
             with suppress(TraceEnded):
                 self._work.prefix(0)  # what it looks up takes a moment to make
+        if self._work.sessions is not None:
+            sessions = self._work.sessions._replace(planned=ready_ahead(self._work.sessions.planned))
+            self._work = self._work._replace(sessions=sessions)
         settle_garbage()
 
     async def replay(self, origin_ns: int) -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
+from bytemlperf_llm.loadgen.replay import READY_TURNS, ready_ahead
 from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.workload.schedule import PlannedSession
 from bytemlperf_llm.workload.sessions.graph import Session, Turn
 from engines.contract import Function, Message, ToolCall
 from tests.sessions.graphs import ANSWER, BROKEN, Telling, chain, replay, turn, user
@@ -204,3 +206,19 @@ def test_a_thousand_sessions_are_in_flight_at_once() -> None:
     assert len(records) == 2_000
     assert all(record.outcome == "ok" for record in records)
     assert {record.planned_ns for record in records[1::2]} == {NS_PER_S + 40 * MS + i for i in range(1_000)}
+
+
+def test_sessions_are_made_before_the_first_is_due_and_later_ones_on_the_way() -> None:
+    made = 0
+
+    def planned() -> Any:
+        nonlocal made
+        for number in range(4 * READY_TURNS):
+            made += 1
+            yield PlannedSession(chain(f"s{number}", 10), number * 10, None)
+
+    ready = ready_ahead(planned())
+    assert made == READY_TURNS // 10
+    assert [next(ready).first_index for _ in range(made + 1)] == [number * 10 for number in range(READY_TURNS // 10 + 1)]
+    assert made == READY_TURNS // 10 + 1
+    assert [each.session.id for each in ready_ahead(iter([PlannedSession(chain("one", 2), 0, 0)]))] == ["one"]
