@@ -12,7 +12,7 @@ from engines.contract import Model
 
 AT = "--host {host} --port {port}"
 PRESETS = {
-    "vllm": f"vllm serve {{model}} --served-model-name {{name}} {AT}",
+    "vllm": f"python3 -m vllm.entrypoints.openai.api_server --model {{model}} --served-model-name {{name}} {AT}",
     "sglang": f"python3 -m sglang.launch_server --model-path {{model}} --served-model-name {{name}} --enable-metrics {AT}",
     "tgi": "text-generation-launcher --model-id {model} --hostname {host} --port {port}",
     "trtllm": f"trtllm-serve {{model}} {AT}",
