@@ -99,16 +99,15 @@ def _class_fields(traffic_class: TrafficClass | None) -> dict[str, object]:
 
 @lru_cache(maxsize=1024)
 def _encode_messages(messages: tuple[Message, ...]) -> bytes:
-    """Cached, since prompts come again; those of sessions don't."""
-    return msgspec.json.encode(messages)
+    """Cached, since prompts come again; those of sessions don't. Empty where some show images, which are too large to keep."""
+    return b"" if any(message.images for message in messages) else msgspec.json.encode(messages)
 
 
 def _encode_chat(request: Request) -> bytes:
     messages = request.messages or (Message(role="user", content=request.prompt or ""),)
-    if request.images():
-        return msgspec.json.encode([_in_parts(message) for message in messages])
     cached = request.session is None and request.text_length() <= CACHED_PROMPT_CHARS
-    return _encode_messages(messages) if cached else msgspec.json.encode(messages)
+    encode = _encode_messages if cached else _encode_messages.__wrapped__
+    return encode(messages) or msgspec.json.encode([_in_parts(message) for message in messages])
 
 
 def _in_parts(message: Message) -> Message | dict[str, object]:
