@@ -14,6 +14,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
 
 PERIOD_S = 1.0
 TIMEOUT_S = 2.0
@@ -59,22 +63,24 @@ def prefix_counts_of(page: bytes) -> tuple[int, int | None] | None:
 
 def _values(page: bytes) -> dict[str, float]:
     values: dict[str, float] = {}
-    for name, value in _samples([line for line in page.splitlines() if line.startswith(_STARTS)][:MAX_SAMPLES]):
-        if name in GAUGES and math.isfinite(value):
-            gauge = GAUGES[name]
-            values[gauge] = max(values.get(gauge, 0.0), value) if gauge in SHARES else values.get(gauge, 0.0) + value
+    for sample in samples_of(page, _STARTS, MAX_SAMPLES):
+        if gauge := GAUGES.get(sample.name):
+            before = values.get(gauge, 0.0)
+            values[gauge] = max(before, sample.value) if gauge in SHARES else before + sample.value
     return values
 
 
-def _samples(lines: list[bytes]) -> Iterator[tuple[str, float]]:
-    """Names and values; of a line that is no sample, nothing. Most servers have no such line, and need no parser."""
+def samples_of(page: bytes, starts: tuple[bytes, ...], most: int) -> Iterator[Sample]:
+    """The finite samples in the first lines that begin so; of a line that is no sample, nothing. Most servers have no such line, and need
+    no parser."""
+    lines = [line for line in page.splitlines() if line.startswith(starts)][:most]
     if lines:
         from prometheus_client.parser import text_string_to_metric_families
 
     for line in lines:
         with suppress(ValueError, IndexError):
             for family in text_string_to_metric_families(line.decode()):
-                yield from ((sample.name, sample.value) for sample in family.samples)
+                yield from (sample for sample in family.samples if math.isfinite(sample.value))
 
 
 class ServerGauges:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from contextlib import suppress
 
 from engines.contract import Histogram
+from engines.openai.gauges import samples_of
 
 NAMES = {
     "vllm:time_to_first_token_seconds": "ttft",
@@ -31,21 +32,16 @@ _STARTS = tuple(name.encode() for name in NAMES)
 
 
 def histograms_of(page: bytes) -> dict[str, Histogram]:
-    """Those that a page in Prometheus' text format has, summed over their label sets; without buckets that aren't the same in all."""
+    """Those that a page in Prometheus' text format has, summed over their label sets, whose buckets are the same."""
     buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
     sums: dict[str, float] = defaultdict(float)
-    lines = [line for line in page.splitlines() if line.startswith(_STARTS)][:MAX_LINES]
-    if lines:
-        from prometheus_client.parser import text_string_to_metric_families
-
-    for line in lines:
-        with suppress(ValueError, IndexError, KeyError):  # a line that is no sample
-            for sample in (sample for family in text_string_to_metric_families(line.decode()) for sample in family.samples):
-                name, _, part = sample.name.rpartition("_")
-                if name in NAMES and math.isfinite(sample.value) and part == "bucket":
-                    buckets[name][float(sample.labels["le"])] += sample.value
-                elif name in NAMES and math.isfinite(sample.value) and part == "sum":
-                    sums[name] += sample.value
+    for sample in samples_of(page, _STARTS, MAX_LINES):
+        name, _, part = sample.name.rpartition("_")
+        if name in NAMES and part == "bucket":
+            with suppress(ValueError, KeyError):  # a bucket without a bound
+                buckets[name][float(sample.labels["le"])] += sample.value
+        elif name in NAMES and part == "sum":
+            sums[name] += sample.value
     return {
         NAMES[name]: Histogram(
             upper_s=tuple(sorted(counts.keys() - {math.inf})), counts=tuple(round(counts[le]) for le in sorted(counts)), sum_s=sums[name]

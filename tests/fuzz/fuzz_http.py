@@ -14,11 +14,8 @@ breaks the invariant is printed, written beside the corpus and ends the run with
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
-import sys
-import time
 from pathlib import Path
 from typing import get_args
 from unittest import mock
@@ -28,6 +25,7 @@ from engines.http.http1 import Framing, HttpParseError, ResponseWatcher, parse_r
 from engines.openai import alike as openai_alike
 from engines.openai import decode as openai_decode
 from engines.openai.decode import DONE_EVENT
+from tests.fuzz.command import main
 from tests.fuzz.mutation import cut, damage
 
 CORPUS = Path(__file__).parent / "corpus" / "http"
@@ -205,19 +203,5 @@ def run(count: int, seed: int) -> str | None:
     return None
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
-    began = time.monotonic()
-    broken = run(asked.count, asked.seed)
-    if broken is not None:
-        print(f"broken: {broken}")
-        sys.exit(1)
-    print(f"{asked.count:,} inputs, seed {asked.seed}: the invariant holds ({time.monotonic() - began:.0f} s)")
-
-
 if __name__ == "__main__":
-    main()
+    main(run, 100_000, __doc__)

@@ -9,14 +9,11 @@ written beside the corpus.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import gzip
 import json
 import random
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from bytemlperf.errors import UserError
 from bytemlperf_llm.trace.description import describe
 from bytemlperf_llm.trace.detection import format_of
 from bytemlperf_llm.trace.flags import DescribeFlags
+from tests.fuzz.command import main
 from tests.fuzz.mutation import damage
 from tests.sessions.test_description import ROWS
 
@@ -150,19 +148,5 @@ def broken_rule(path: Path, form: str, detected: bool) -> str | None:
     return None
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
-    began = time.monotonic()
-    broken = run(asked.count, asked.seed)
-    if broken is not None:
-        print(f"broken: {broken}")
-        sys.exit(1)
-    print(f"{asked.count:,} inputs, seed {asked.seed}: the invariant holds ({time.monotonic() - began:.0f} s)")
-
-
 if __name__ == "__main__":
-    main()
+    main(run, 20_000, __doc__)
