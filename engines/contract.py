@@ -190,6 +190,15 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     stages: Stages | None = None
 
 
+class Thought(msgspec.Struct, frozen=True):
+    """Reasoning that a stream tells apart from the answer: the places of the payloads with its first token and with the first token of the
+    answer after it (None: there was none), and how many tokens it has."""
+
+    first: int
+    answer: int | None
+    tokens: int
+
+
 class Decoded(msgspec.Struct, kw_only=True):
     """What the payloads of one request mean.
 
@@ -199,7 +208,7 @@ class Decoded(msgspec.Struct, kw_only=True):
 
     Where chunks are events, not tokens, `shown_tokens` is how many tokens the events show by themselves: `tokens_per_chunk` may
     sum to more, spread by what usage reports. `hidden_tokens` of usage's output weren't streamed (reasoning). `outputs` are the vectors
-    or scores of a request of inputs.
+    or scores of a request of inputs. `thought` is there where the stream has reasoning.
     """
 
     tokens_per_chunk: list[int]
@@ -208,6 +217,7 @@ class Decoded(msgspec.Struct, kw_only=True):
     usage: Usage | None = None
     shown_tokens: int | None = None
     hidden_tokens: int = 0
+    thought: Thought | None = None
     outputs: int = 0
     error_class: ErrorClass | None = None
     error_detail: str = ""

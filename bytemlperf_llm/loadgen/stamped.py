@@ -29,7 +29,7 @@ def make_record(
     chunk_ns = list(map(sub, recorder.chunk_ns, repeat(origin_ns)))
     planned_ns, sent_ns = recorder.planned_ns, recorder.sent_ns
     images = request.images()
-    return RequestRecord(
+    record = RequestRecord(
         id=request.id,
         index=request.index,
         class_name=request.class_name,
@@ -59,6 +59,10 @@ def make_record(
         stages=None if finish.stages is None else _stages_since(origin_ns, finish.stages),
         output_sha256=hashlib.sha256(decoded.text.encode("utf-8", "surrogatepass")).hexdigest() if decoded.text else None,
     )
+    if (thought := decoded.thought) is not None:
+        record.streamed_reasoning_tokens, record.reasoning_ns = thought.tokens, chunk_ns[thought.first]
+        record.answer_ns = None if thought.answer is None else chunk_ns[thought.answer]
+    return record
 
 
 def _since(origin_ns: int, stamp_ns: int | None) -> int | None:

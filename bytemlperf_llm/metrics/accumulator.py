@@ -154,6 +154,7 @@ class Accumulator:
             "own_limit": (record.error_class == OWN_LIMIT for record in records),
             **{name: _codes(map(attrgetter(name), records), codes) for name, codes in self.labels.items()},
             **dict(zip(STAGES, _stages(records, block.last.tolist()), strict=True)),
+            **dict(zip(REASONING, _reasoning(records), strict=True)),
         }
         for name, values in fields.items():
             self._stored.setdefault(name, array("q")).extend(ABSENT if value is None else value for value in values)
@@ -188,9 +189,14 @@ class Accumulator:
         return present(request_column(self.columns, name, rows))
 
 
+REASONING = ("reasoning_at", "answer_at", "reasoning_tokens", "answer_tokens")
+"""Columns of responses with reasoning: stamps of the first token of it and of the answer, and tokens of both."""
+
 _SOURCES = {
     "ttft": ("first", "due"),
     "service_ttft": ("first", "sent"),
+    "time_to_first_reasoning_token": ("reasoning_at", "due"),
+    "time_to_first_answer_token": ("answer_at", "due"),
     "e2e": ("last", "due"),
     "service_e2e": ("last", "sent"),
     "schedule_lateness": ("sent", "planned"),
@@ -230,6 +236,21 @@ def _stages(records: Sequence[RequestRecord], last: Sequence[int]) -> Iterable[S
     if all(record.stages is None for record in records):
         return [[None] * len(records)] * len(STAGES)
     return zip(*(none if end == ABSENT else stage_times_ns(record, end) for record, end in zip(records, last, strict=True)), strict=True)
+
+
+def _reasoning(records: Sequence[RequestRecord]) -> Iterable[Sequence[int | None]]:
+    """A column for each of REASONING; tokens by usage, else by the stream."""
+    none = (None,) * len(REASONING)
+    tokens = [record.reasoning_tokens or record.streamed_reasoning_tokens for record in records]
+    if not any(tokens):
+        return [[None] * len(records)] * len(REASONING)
+    return zip(
+        *(
+            (record.reasoning_ns, record.answer_ns, count, max(record.output_tokens + record.hidden_tokens - count, 0)) if count else none
+            for record, count in zip(records, tokens, strict=True)
+        ),
+        strict=True,
+    )
 
 
 def accumulated(records: Iterable[RequestRecord]) -> Accumulator:

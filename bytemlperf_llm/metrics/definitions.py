@@ -20,6 +20,10 @@ from bytemlperf_llm.record.record import RequestRecord
 FORMULAS: dict[str, str] = {
     "ttft": "first token − planned (closed loop: − sent)",
     "service_ttft": "first token − sent",
+    "time_to_first_reasoning_token": "first token of reasoning − planned (closed loop: − sent), of streams that tell it apart",
+    "time_to_first_answer_token": "first token of the answer after the reasoning − planned (closed loop: − sent), of the same streams",
+    "reasoning_tokens": "reasoning tokens of a response by usage, else of its stream; responses without any left out",
+    "answer_tokens": "tokens of a response that aren't reasoning; responses without reasoning left out",
     "tpot": "(last token − first token) / (output tokens − 1), per request; absent under 2 tokens",
     "itl": "gap between consecutive tokens; tokens at most 0.2 ms apart are a burst, whose k tokens share the time since the burst before",
     "handoff": "second token − first token, behind servers that have roles: where decoding begins elsewhere, the hand-off is in it",
@@ -36,7 +40,7 @@ FORMULAS: dict[str, str] = {
     "stage_decode": "engine last token − engine first token",
     "stage_deliver": "last token received − engine last token",
 }
-"""Metric name to formula; every metric is in nanoseconds."""
+"""Metric name to formula; every metric is in nanoseconds, but for those of tokens."""
 
 BURST_NS = 200_000
 """Tokens at most so far apart are one burst. What a server wrote at once arrives in one read or in several, some 10 to 100 µs

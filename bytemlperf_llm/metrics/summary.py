@@ -40,6 +40,7 @@ from bytemlperf_llm.metrics.rates import (
     until_idle,
     whole_window,
 )
+from bytemlperf_llm.metrics.reasoning import Reasoning, reasoning_of
 from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.metrics.sessions import Sessions, idle_ns, sessions_of
 from bytemlperf_llm.metrics.stalls import Stalls, find_stalls
@@ -88,6 +89,7 @@ class Summary(msgspec.Struct, kw_only=True):
     endpoints: dict[str, Group] = {}
     prefix: PrefixCache | None = None
     stalls: Stalls | None = None
+    reasoning: Reasoning | None = None
     percentile_definition: str = PERCENTILE_DEFINITION
     interval_definition: str = INTERVAL_DEFINITION
 
@@ -155,6 +157,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         fairness=fairness_of(classes),
         endpoints=endpoints_of(acc, facts, steady),
         stalls=find_stalls(acc),
+        reasoning=reasoning_of(acc),
     )
 
 
@@ -163,14 +166,16 @@ def _metrics(acc: Accumulator, facts: RunFacts, delays: Column) -> dict[str, Met
     censored = acc.outcomes["failed"] + acc.outcomes["cancelled"] + acc.outcomes["in_flight"]
     rank = numpy.argsort(all_rows)  # each row's place among them
 
-    def of_requests(name: str, rows: Column, infinite: int | None = None) -> Metric | None:
-        return describe(acc.request_values(name, rows), "ns", FORMULAS[name], facts.percentiles, infinite)
+    def of_requests(name: str, rows: Column, infinite: int | None = None, unit: str = "ns") -> Metric | None:
+        return describe(acc.request_values(name, rows), unit, FORMULAS[name], facts.percentiles, infinite)
 
     itl = describe_tokens("itl", acc.itl, rank, facts.percentiles)
     handoff = acc.itl.firsts(rank) if facts.roles else ()
     found = {
         "ttft": of_requests("ttft", ok_rows, censored),
         "service_ttft": of_requests("service_ttft", ok_rows, censored),
+        "time_to_first_reasoning_token": of_requests("time_to_first_reasoning_token", ok_rows),
+        "time_to_first_answer_token": of_requests("time_to_first_answer_token", ok_rows),
         "tpot": of_requests("tpot", ok_rows, censored),
         "itl": itl,
         "handoff": describe(handoff, "ns", FORMULAS["handoff"], facts.percentiles, None),
@@ -182,6 +187,7 @@ def _metrics(acc: Accumulator, facts: RunFacts, delays: Column) -> dict[str, Met
         "schedule_lateness": of_requests("schedule_lateness", all_rows),
         "client_lateness": describe(delays, "ns", FORMULAS["client_lateness"], facts.percentiles, None),
         **{stage: of_requests(stage, ok_rows) for stage in STAGES},
+        **{name: of_requests(name, ok_rows, unit="tokens") for name in ("reasoning_tokens", "answer_tokens")},
     }
     return {name: metric for name, metric in found.items() if metric is not None}
 

@@ -22,7 +22,10 @@ from bytemlperf_llm.record.record import RequestRecord
 
 _BLOCK_CLUSTERS = 1 << 14
 MAX_DRAWN = 1_024
-LATENCIES = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "max_stall")
+LATENCIES = (
+    *("ttft", "service_ttft", "time_to_first_reasoning_token", "time_to_first_answer_token"),
+    *("tpot", "e2e", "service_e2e", "max_stall"),
+)
 
 
 class RunColumns:

@@ -17,6 +17,8 @@ GROUP = "Latency"
 TITLES = {
     "ttft": "TTFT",
     "service_ttft": "TTFT from sent",
+    "time_to_first_reasoning_token": "first token of reasoning",
+    "time_to_first_answer_token": "first token of the answer",
     "tpot": "TPOT",
     "itl": "ITL",
     "handoff": "first to second token",
@@ -29,12 +31,15 @@ TITLES = {
     "client_lateness": "client's own delay",
     "session_time": "session",
 }
-FIRST = ("ttft", "handoff", "service_ttft", "tpot", "itl", "e2e", "service_e2e", "max_stall", "schedule_lateness")
-ANSWERS = ("ttft", "handoff", "tpot", "itl", "e2e")
+FIRST = (
+    *("ttft", "time_to_first_reasoning_token", "time_to_first_answer_token", "handoff", "service_ttft"),
+    *("tpot", "itl", "e2e", "service_e2e", "max_stall", "schedule_lateness"),
+)
+ANSWERS = ("ttft", "time_to_first_answer_token", "handoff", "tpot", "itl", "e2e")
 DETAILS = tuple(name for name in FIRST if name not in ANSWERS)
 SPARE = ("p95", "max", "p99.9", "p90")
 CURVES = (
-    ("ttft", "Time to first token", ("ttft", "service_ttft")),
+    ("ttft", "Time to first token", ("ttft", "service_ttft", "time_to_first_answer_token")),
     ("tpot", "Time per output token", ()),
     ("e2e", "End to end", ("e2e", "service_e2e")),
 )
@@ -50,7 +55,11 @@ def latency_sections(summary: dict[str, Any], columns: RunColumns) -> list[Secti
     for name, title, others in CURVES:
         if not len(columns.present(name)):
             continue
-        curve = _per_token_curve(columns) if name == "tpot" else _curves(title, [(TITLES[each], columns.present(each)) for each in others])
+        curve = (
+            _per_token_curve(columns)
+            if name == "tpot"
+            else _curves(title, [(TITLES[each], columns.present(each)) for each in others if len(columns.present(each))])
+        )
         if curve is not None:
             sections += [curve, _histogram(f"{title}: histogram", columns.present(name))]
     return [*sections, _formulas(summary)]

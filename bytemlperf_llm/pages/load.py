@@ -14,6 +14,7 @@ from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.pages.columns import RunColumns
 from bytemlperf_llm.pages.latency import ms
 from bytemlperf_llm.pages.prefix import prefix_rows
+from bytemlperf_llm.pages.reasoning import reasoning_rows
 from bytemlperf_llm.pages.stalls import stall_rows
 
 LENGTHS, ERRORS, SCHEDULE, CLIENT = "Latency against length", "Errors", "Load, target and actual", "Client measurement error"
@@ -130,7 +131,7 @@ def result_table(summary: dict[str, Any]) -> Table:
         usage = "–" if counts["usage_disagreement"] is None else cell(counts["usage_tokens"])
         counted = f"{usage} / {counts['recounted_tokens']:,} / {counts['chunks']:,}"
         rows.append([f"usage / recount / chunks of {counts['answers']:,}", counted])
-    rows += [*prefix_rows(summary), *stall_rows(summary)]
+    rows += [*reasoning_rows(summary), *prefix_rows(summary), *stall_rows(summary)]
     return Table(title="", columns=["", ""], rows=rows, group="Throughput and requests")
 
 

@@ -50,6 +50,9 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     shown_tokens: Tokens | None = None  # what the stream shows by itself, before tokens are spread by usage
     reasoning_tokens: Tokens | None = None
     hidden_tokens: Tokens = 0  # reasoning that was reported and not streamed: in no count of output
+    reasoning_ns: Ns | None = None  # first token of reasoning, where the stream tells it apart
+    answer_ns: Ns | None = None  # first token of the answer after it
+    streamed_reasoning_tokens: Tokens | None = None
     cached_tokens: Tokens | None = None
     accepted_draft_tokens: Tokens | None = None
     max_tokens: int = 0

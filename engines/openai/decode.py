@@ -131,6 +131,8 @@ def _put_back(alike: Alike, meaning: Meaning, events_per_read: list[int]) -> Non
         meaning.doubtful = True
     if meaning.finished is not None and meaning.finished >= place:
         meaning.finished += len(texts)
+    if meaning.thoughts:
+        meaning.thoughts = [thought + len(texts) * (thought >= place) for thought in meaning.thoughts]
     events_per_read[alike.reads_before : alike.reads_before] = alike.counts
     if alike.parted is not None:
         parts = slice(alike.parted, alike.parted + 3)

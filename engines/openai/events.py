@@ -19,8 +19,8 @@ from engines.untrusted import UntrustedJson, count_of, decode_json
 MAX_WORDS_CHARS = 4000  # cut to what is shown once secrets are out
 _MAX_NESTED_TEXTS = 8
 
-SAYS, EMPTY, LAST_EMPTY = 1, -1, -2
-"""What an event is for the count of tokens, besides 0, which is none: it has content; its content is empty (a token whose
+SAYS, THINKS, EMPTY, LAST_EMPTY = 1, 2, -1, -2
+"""What an event is for the count of tokens, besides 0, which is none: it has content; reasoning alone; its content is empty (a token whose
 text is still to come, or none: `openai_tokens` tells); the same beside the finish reason `length`."""
 
 _GIVEN_UP = re.compile("error|abort|cancel|fail|timeout|timed_out|interrupt|disconnect")
@@ -185,15 +185,20 @@ def text_of(choice: Choice) -> tuple[str, int]:
     if delta is not None:
         thought = delta.reasoning_content or delta.reasoning
         if thought and not content and thought.__class__ is str and delta.tool_calls is None:
-            return thought, SAYS
+            return thought, THINKS
         rare = delta.tool_calls or delta.refusal or delta.function_call or delta.audio
         if (rare or content or delta.reasons) and (text := delta.generated()):
-            return text, SAYS
+            return text, SAYS if rare or (content and not _thinks(content)) else THINKS
     if content is None or (delta is not None and delta.role is not None):
         return "", 0
     if finish_of(choice) is None:
         return "", EMPTY
     return "", LAST_EMPTY if choice.finish_reason == "length" else 0
+
+
+def _thinks(content: str | list[Any]) -> bool:
+    """Whether blocks hold reasoning alone, as Mistral's do."""
+    return isinstance(content, list) and all(isinstance(block, dict) and block.get("type") == "thinking" for block in content)
 
 
 def usage_of(event: Event) -> Usage | None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate, takewhile
 
 import msgspec
 
-from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Usage
-from engines.openai.events import Event, error_words, finish_of, text_of, usage_of
+from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Thought, Usage
+from engines.openai.events import SAYS, THINKS, Event, error_words, finish_of, text_of, usage_of
 from engines.openai.tokens import count_tokens, with_empty
 from engines.openai.usage import hidden_tokens
+
+THINK, THINK_END = "<think>", "</think>"
+"""How models mark their reasoning where a server leaves it in the content."""
 
 
 class Meaning(msgspec.Struct, gc=False):
     """What events say together: their texts and marks, the finish reason and the place of the first, how many have content, usage,
     the first error. `foreign`: one of them may be an error in a form of the server's own, which only the slow path looks at.
-    `reasoning`: usage counts reasoning, and some of it was streamed."""
+    `thoughts`: the places of those that have reasoning alone. `reasoning`: some of it was streamed."""
 
     texts: list[str]
     marks: list[int]
@@ -26,6 +31,7 @@ class Meaning(msgspec.Struct, gc=False):
     foreign: bool
     error: str
     usage: Usage | None
+    thoughts: list[int]
     reasoning: bool
 
 
@@ -33,6 +39,7 @@ def meaning_of(events: Sequence[Event], *, usage: bool) -> Meaning:
     """Runs once per response, so it calls no more than it must. Without `usage`, what they report is left aside."""
     texts: list[str] = []
     marks: list[int] = []
+    thoughts: list[int] = []
     reason: str | None = None
     finished: int | None = None
     reported: Usage | None = None
@@ -42,8 +49,12 @@ def meaning_of(events: Sequence[Event], *, usage: bool) -> Meaning:
         if choices:
             choice = choices[0]
             text, mark = text_of(choice)
-            if mark > 0:
+            if mark == SAYS:
                 said += 1
+            elif mark == THINKS:
+                said += 1
+                mark = SAYS
+                thoughts.append(len(marks))
             elif mark < 0:
                 doubtful = True
             ended = choice.finish_reason
@@ -62,16 +73,17 @@ def meaning_of(events: Sequence[Event], *, usage: bool) -> Meaning:
         texts.append(text)
         marks.append(mark)
     thinks = usage and reported is not None and reported.reasoning_tokens
-    reasoning = bool(thinks) and any(choice.reasons for event in events for choice in event.choices or ())
-    return Meaning(texts, marks, reason, finished, said, doubtful, foreign, error, reported if usage else None, reasoning)
+    reasoning = bool(thoughts) or (bool(thinks) and any(choice.reasons for event in events for choice in event.choices or ()))
+    return Meaning(texts, marks, reason, finished, said, doubtful, foreign, error, reported if usage else None, thoughts, reasoning)
 
 
 def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) -> Decoded:
     """The answer, with the tokens of each read. `done`: whether the stream said that it ended."""
-    usage, reason = meaning.usage, meaning.reason
+    usage, reason, text = meaning.usage, meaning.reason, "".join(meaning.texts)
+    thoughts = meaning.thoughts or (marked_thoughts(meaning.texts, text) if text.startswith(THINK) else ())
     reported, hidden = None if usage is None else usage.output_tokens, 0
     if usage is not None and reported is not None and usage.reasoning_tokens:
-        hidden = hidden_tokens(usage, meaning.said, reasoning_streamed=meaning.reasoning)
+        hidden = hidden_tokens(usage, meaning.said, reasoning_streamed=meaning.reasoning or bool(thoughts))
         reported -= hidden
     carriers, tokens, most = meaning.marks, meaning.said, meaning.said
     if meaning.doubtful:
@@ -84,12 +96,14 @@ def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) ->
         per_event, shown = count_tokens(carriers, tokens, meaning.said, most, meaning.texts, reported)
     decoded = Decoded(
         tokens_per_chunk=_per_read(per_event, events_per_read),
-        text="".join(meaning.texts),
+        text=text,
         reason=reason,
         usage=usage,
         shown_tokens=shown,
         hidden_tokens=hidden,
     )
+    if thoughts:
+        decoded.thought = _thought(thoughts, per_event, events_per_read)
     if meaning.error:
         decoded.error_class, decoded.error_detail = "error_in_stream", meaning.error
     elif reason in FAILED_REASONS:
@@ -99,6 +113,23 @@ def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) ->
     elif not done and reason is None:
         decoded.error_class, decoded.error_detail = "truncated_stream", "stream ended without [DONE] and without a finish reason"
     return decoded
+
+
+def marked_thoughts(texts: Sequence[str], text: str) -> range:
+    """The places of events whose text begins before the reasoning ends that is marked in an answer; all where it doesn't end."""
+    end = text.find(THINK_END)
+    begins = accumulate(map(len, texts), initial=0)
+    return range(len(texts) if end < 0 else sum(1 for _ in takewhile((end + len(THINK_END)).__gt__, begins)))
+
+
+def _thought(thoughts: Sequence[int], per_event: Sequence[int], events_per_read: Sequence[int]) -> Thought | None:
+    """None where no event of the reasoning carries a token."""
+    tokens = sum(per_event[place] for place in thoughts)
+    if not tokens:
+        return None
+    first, thinking, ends = next(place for place in thoughts if per_event[place]), set(thoughts), list(accumulate(events_per_read))
+    answer = next((place for place in range(first, len(per_event)) if per_event[place] and place not in thinking), None)
+    return Thought(bisect_right(ends, first), None if answer is None else bisect_right(ends, answer), tokens)
 
 
 def _per_read(tokens_per_event: Sequence[int], events_per_read: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engines.contract import Decoded, Usage
+from engines.contract import Decoded, Thought, Usage
 from engines.http.http1 import parse_response
 from engines.openai import decode as openai_decode
 from engines.openai.decode import DONE_EVENT, MAX_DETAIL_CHARS, decode, excerpt
@@ -272,6 +272,53 @@ def test_reasoning_that_was_streamed_is_not_hidden(output):
     assert (found.tokens_per_chunk[1:81], found.shown_tokens, found.hidden_tokens) == ([1] * 80, 80, 0)
     bundled = read(ROLE, *[chunk({"reasoning": "one two three four"})] * 15, *says(20), FINISH, told)
     assert (sum(bundled.tokens_per_chunk), bundled.hidden_tokens) == (80, 0)
+
+
+THOUGHTS: dict[str, Any] = {
+    "reasoning_content": {"reasoning_content": " th"},
+    "reasoning_content beside null": {"content": None, "reasoning_content": " th"},
+    "reasoning": {"content": "", "reasoning": " th"},
+    "thinking": {"thinking": " th"},
+    "reasoning_text": {"reasoning_text": " th"},
+    "reasoning_details": {"reasoning_details": [{"type": "reasoning.text", "text": " th"}]},
+    "thinking_blocks": {"content": "", "thinking_blocks": [{"type": "thinking", "thinking": " th"}]},
+    "blocks of content": {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": " th"}]}]},
+}
+
+
+@pytest.mark.parametrize("count", [1, 3, 30])
+@pytest.mark.parametrize("name", THOUGHTS)
+def test_where_reasoning_ends_in_a_stream_that_tells_it_apart(name, count):
+    """Reads are the head, the role, the reasoning, the answer: with a long answer its events are taken as alike ones."""
+    found = read(ROLE, *[chunk(THOUGHTS[name])] * count, *says(20), FINISH)
+    assert found.thought == Thought(first=2, answer=2 + count, tokens=count)
+    assert found.tokens_per_chunk == [0, *[1] * (count + 20), 0]
+
+
+def test_tokens_of_bundled_reasoning_are_spread_as_all_are():
+    found = read(ROLE, *[chunk({"reasoning": "four"})] * 5, *[chunk({"content": "four"})] * 10, FINISH, usage(60))
+    assert found.thought == Thought(first=2, answer=7, tokens=20)
+
+
+def test_an_event_with_both_is_the_first_of_the_answer_and_reasoning_may_be_all_there_is():
+    both = chunk({"reasoning": "th", "content": "an"})
+    assert read(ROLE, *[chunk({"reasoning": "th"})] * 3, both, *says(2), FINISH).thought == Thought(2, 5, 3)
+    assert read(ROLE, *[chunk({"reasoning": "th"})] * 9, FINISH).thought == Thought(2, None, 9)
+    called = chunk(function(name="f", arguments="{}"))
+    assert read(ROLE, *[chunk({"reasoning": "th"})] * 9, called, FINISH).thought == Thought(2, 11, 9)
+    assert read(ROLE, *says(20), FINISH, usage(220, completion_tokens_details={"reasoning_tokens": 200})).thought is None
+
+
+@pytest.mark.parametrize("marks", [("<think>", "</think>"), ("<th", "ink>", "</", "thi", "nk>")], ids=["one event each", "in pieces"])
+def test_reasoning_that_is_marked_in_the_content(marks):
+    begin, end = (1, 1) if len(marks) == 2 else (2, 3)
+    words = [*marks[:begin], *[f" w{place}" for place in range(12)], *marks[begin:]]
+    found = read(ROLE, *[chunk({"content": word}) for word in words], *says(20), FINISH)
+    assert found.thought == Thought(2, 2 + len(words), len(words)), "its marks are tokens of the reasoning"
+    assert len(words) == 12 + begin + end
+    cut = read(ROLE, *[chunk({"content": word}) for word in words[:-end]], FINISH)
+    assert cut.thought == Thought(2, None, len(words) - end)
+    assert read(ROLE, *says(5), chunk({"content": "</think>"}), *says(5), FINISH).thought is None, "no mark at the begin"
 
 
 # -- failures --------------------------------------------------------------------

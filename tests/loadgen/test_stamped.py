@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.loadgen.stamped import make_record
 from bytemlperf_llm.record.record import RequestRecord
-from engines.contract import Decoded, Finish, Usage
+from engines.contract import Decoded, Finish, Thought, Usage
 from tests.virtual import make_request
 
 
@@ -38,3 +39,10 @@ def test_details_of_usage_are_kept_and_hidden_tokens_are_no_output():
     record = record_of(Decoded(tokens_per_chunk=[1] * 20, text="x", usage=usage, shown_tokens=20, hidden_tokens=200))
     assert (record.output_tokens, record.usage_tokens, record.token_source, record.prompt_tokens) == (20, 20, "usage", 12)
     assert (record.reasoning_tokens, record.hidden_tokens, record.cached_tokens, record.accepted_draft_tokens) == (200, 200, 8, 5)
+
+
+def test_reasoning_has_the_stamps_of_its_first_token_and_of_the_answers():
+    record = record_of(Decoded(tokens_per_chunk=[1] * 20, text="x", thought=Thought(3, 9, 6)))
+    assert (record.reasoning_ns, record.answer_ns, record.streamed_reasoning_tokens) == (record.chunk_ns[3], record.chunk_ns[9], 6)
+    assert record_of(Decoded(tokens_per_chunk=[1] * 20, text="x", thought=Thought(3, None, 17))).answer_ns is None
+    assert b"reasoning" not in msgspec.json.encode(record_of(Decoded(tokens_per_chunk=[1] * 20, text="x")))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bytemlperf.statistics.columns import ABSENT
 from bytemlperf_llm.metrics import accumulator, blocks
-from bytemlperf_llm.metrics.accumulator import OUTCOMES, OWN_LIMIT, Accumulator
+from bytemlperf_llm.metrics.accumulator import OUTCOMES, OWN_LIMIT, REASONING, Accumulator
 from bytemlperf_llm.metrics.definitions import (
     BURST_NS,
     STAGES,
@@ -50,6 +50,11 @@ RECORDS = st.builds(
     error_detail=st.text("ab\n", max_size=4),
     prompt_tokens=st.none() | st.integers(0, 9),
     output_tokens=st.integers(0, 9),
+    reasoning_ns=st.none() | STAMPS,
+    answer_ns=st.none() | STAMPS,
+    reasoning_tokens=st.sampled_from([None, 0, 4]),
+    streamed_reasoning_tokens=st.sampled_from([None, 3]),
+    hidden_tokens=st.sampled_from([0, 4]),
     inputs=st.sampled_from([0, 0, 3]),
     token_source=st.sampled_from(["usage", "chunks"]),
     stages=ENGINE_STAGES,
@@ -87,7 +92,15 @@ def naive_row(record):
         "inputs": record.inputs,
         "own_limit": int(record.error_class == OWN_LIMIT),
         **dict(zip(STAGES, stages, strict=True)),
+        **dict(zip(REASONING, naive_reasoning(record), strict=True)),
     }
+
+
+def naive_reasoning(record):
+    """Tokens as reported come before those that the stream shows."""
+    tokens = record.reasoning_tokens or record.streamed_reasoning_tokens
+    answer = None if not tokens else max(record.output_tokens + record.hidden_tokens - tokens, 0)
+    return (record.reasoning_ns, record.answer_ns, tokens, answer) if tokens else (None,) * 4
 
 
 def batched_of(bursts):
