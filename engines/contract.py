@@ -182,6 +182,17 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     sum_s: float
 
 
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine has counted since its start, as far as it counts it. `counts`: `prefix_queries`, `prefix_hits` (tokens looked up in
+    the prefix cache, and found), `preemptions`, `prompt_tokens`, `output_tokens`, `requests`, `steps`, `step_tokens`, `energy_j`; of
+    speculative decoding `drafts`, `draft_tokens`, `accepted_tokens`, `accepted_tokens_at_0`, `_1`, …. `latencies`: `ttft`, `itl`, `tpot`,
+    `e2e`, `queue`, `prefill`, `decode`, `step`. None ever falls: where it began again, `missing` says so."""
+
+    counts: dict[str, float] = {}
+    latencies: dict[str, Histogram] = {}
+    missing: tuple[str, ...] = ()
+
+
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
     """How an answer ended, as far as `generate` can know without parsing payloads."""
 
@@ -314,9 +325,8 @@ class Engine(Protocol):
 #   endpoint_of(request) -> str | None  which of them it is, where there are several
 #   stats() -> dict[str, float]   queue, KV-cache use, prefix hit rate, preemptions
 #   async reset_cache() -> str    empties the prefix cache: by which call, "" where it could not be emptied
-#   async prefix_counts() -> tuple[int, int | None] | None  tokens looked up in the prefix cache, and found there, since the start
 #   addresses() -> list[tuple[str, int]]  host and port of each server that is reached directly
-#   async latencies() -> dict[str, Histogram]  ttft, itl, e2e, queue, prefill, decode, as far as the engine measures them itself
+#   async counted() -> dict[str, Counted]  what each server has counted, by its role; "" of the one that requests go to
 #   reading_ns() -> int           processor time so far of a thread that reads beside the event loop
 #   secrets() -> tuple[str, ...]  strings that must never reach an output
 #   spoken(payloads, text) -> Message  what of an answer continues a chat: without reasoning, with its calls; `text` is Decoded's

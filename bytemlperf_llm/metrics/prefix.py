@@ -7,6 +7,8 @@ import msgspec
 from bytemlperf.lazy import numpy
 from bytemlperf.statistics.columns import ABSENT, Column
 from bytemlperf_llm.metrics.accumulator import Accumulator
+from bytemlperf_llm.metrics.counted import total
+from engines.contract import Counted
 
 LATER_TURNS = 10
 """Turns from this one on are shown together."""
@@ -47,6 +49,12 @@ class ServerCounts(msgspec.Struct, kw_only=True):
 
     query_tokens: int
     hit_tokens: int
+
+
+def server_counts(counted: Counted) -> ServerCounts | None:
+    """Of all servers together; None where they don't count both."""
+    queries, hits = total(counted, "prefix_queries"), total(counted, "prefix_hits")
+    return None if queries is None or hits is None else ServerCounts(query_tokens=round(queries), hit_tokens=round(hits))
 
 
 class PrefixCache(msgspec.Struct, kw_only=True):

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from bytemlperf.units import NS_PER_MS
-from engines.contract import Histogram
+from bytemlperf_llm.metrics.counted import counted_of
+from engines.contract import Counted, Histogram
 
 MS_PER_S = 1e3
-CLIENT = {"ttft": "service_ttft", "e2e": "service_e2e", "itl": "itl"}
+CLIENT = {"ttft": "service_ttft", "e2e": "service_e2e", "itl": "itl", "tpot": "tpot"}
 """The client's metric, from sent, of what the server measures by another clock's start."""
 MUCH_OF_TTFT = 0.1
 PER_REQUEST = ("e2e", "ttft", "queue")
@@ -35,11 +36,13 @@ class ServerLatency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """`server` of summary.json. `other_requests` were counted by the server beyond those that this run sent it: others used it too, and are
-    in its figures."""
+    """`server` of summary.json: what the servers counted during the measured part. `other_requests` are those beyond what this run sent:
+    others used it too, and are in its figures. `missing` are sentences on what it didn't say."""
 
     latencies: dict[str, ServerLatency]
     other_requests: int
+    counts: dict[str, float]
+    missing: list[str]
 
 
 class NetworkPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,28 +74,20 @@ def network_warnings(network: NetworkPart | None) -> list[str]:
     return [f"a connection takes {network.median_ms:.3g} ms to open: at least {network.ttft_share:.0%} of the median TTFT is the network"]
 
 
-def grown(before: Mapping[str, Histogram], after: Mapping[str, Histogram]) -> dict[str, Histogram]:
-    """By how much each grew; without those that shrank (the server was started again) or have other buckets."""
-    grew = {}
-    for name, later in after.items():
-        none = Histogram(upper_s=later.upper_s, counts=(0,) * len(later.counts), sum_s=0.0)
-        earlier = before.get(name, none)
-        if earlier.upper_s == later.upper_s:
-            counts = tuple(new - old for old, new in zip(earlier.counts, later.counts, strict=True))
-            if min(counts) >= 0:
-                grew[name] = Histogram(upper_s=later.upper_s, counts=counts, sum_s=later.sum_s - earlier.sum_s)
-    return grew
-
-
 def server_of(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Server | None:
     """From run.json and the run's summary; None where the server has no such histograms. Raises msgspec.ValidationError."""
-    told = msgspec.convert(run.get("server_histograms") or {}, dict[str, Histogram])
-    latencies = {name: _latency(name, histogram, summary["metrics"]) for name, histogram in told.items() if histogram.counts[-1]}
-    if not latencies:
+    told = counted_of(run)
+    latencies = {name: _latency(name, histogram, summary["metrics"]) for name, histogram in told.latencies.items() if histogram.counts[-1]}
+    if told == Counted():
         return None
     counted = next((latencies[name].count for name in PER_REQUEST if name in latencies), 0)
     answered = summary["outcomes"].get("ok", 0)
-    return Server(latencies=latencies, other_requests=max(0, counted - sum(summary["outcomes"].values())) if counted > answered else 0)
+    return Server(
+        latencies=latencies,
+        other_requests=max(0, counted - sum(summary["outcomes"].values())) if counted > answered else 0,
+        counts=told.counts,
+        missing=list(told.missing),
+    )
 
 
 def _latency(name: str, histogram: Histogram, metrics: Mapping[str, Any]) -> ServerLatency:

@@ -17,8 +17,15 @@ LABELS = {
     "kv_cache_peak_usage": "KV cache used, peak so far",
     "prefix_cache_hit_rate": "prefix cache hits so far",
     "preemptions": "preemptions so far",
+    "power_w": "power, W",
+    "clock_mhz": "clock, MHz",
+    "temperature_c": "temperature, °C",
+    "memory_used_bytes": "memory used, bytes",
+    "busy_share": "device busy",
+    "step_s": "iteration, s",
 }
 REQUEST_LEVELS = ("running", "waiting")
+TOKEN_RATES = ("prompt_tokens_per_s", "output_tokens_per_s")
 SHARE_ENDINGS = ("_usage", "_rate", "_share")
 SAMPLED = "Engine metrics are sampled about once a second; shorter peaks are not seen."
 
@@ -32,7 +39,9 @@ class GaugeLine(NamedTuple):
 
     @property
     def label(self) -> str:
-        return LABELS.get(self.name, self.name.replace("_", " "))
+        plain = self.name.removesuffix("_per_s").replace("_", " ") + ("/s" if self.name.endswith("_per_s") else "")
+        known = next((name for name in LABELS if self.name.endswith(f"_{name}")), "")
+        return LABELS.get(self.name) or (f"{self.name.removesuffix(known).replace('_', ' ')}{LABELS[known]}" if known else plain)
 
     @property
     def is_share(self) -> bool:
@@ -56,6 +65,9 @@ def gauge_panels(lines: Sequence[GaugeLine]) -> list[tuple[str, list[GaugeLine]]
     panels = [
         ("in engine", [line for line in lines if line.name.endswith(REQUEST_LEVELS)]),
         ("engine, %", [line for line in lines if line.is_share]),
+        ("engine, tokens/s", [line for line in lines if line.name.endswith(TOKEN_RATES)]),
+        ("W", [line for line in lines if line.name.endswith("power_w")]),
+        ("MHz", [line for line in lines if line.name.endswith("clock_mhz")]),
         ("preempted", [line for line in lines if line.name.endswith("preemptions") and line.values.max() > 0]),
     ]
     return [(title, members) for title, members in panels if members]

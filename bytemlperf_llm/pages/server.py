@@ -8,7 +8,16 @@ from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Table, Text
 
 GROUP = "Latency"
-LABELS = {"ttft": "TTFT", "itl": "ITL", "e2e": "E2E", "queue": "queue", "prefill": "prefill", "decode": "decode"}
+LABELS = {
+    "ttft": "TTFT",
+    "itl": "ITL",
+    "tpot": "TPOT",
+    "e2e": "E2E",
+    "queue": "queue",
+    "prefill": "prefill",
+    "decode": "decode",
+    "step": "iteration",
+}
 ORDER = tuple(LABELS)
 NOTE = (
     "By the server's own histograms, as they grew during the measured part: means are exact, percentiles lie in a bucket. Client: mean "
@@ -22,12 +31,15 @@ def server_sections(summary: dict[str, Any]) -> list[Table | Text]:
     way = [Text(body=_way(network), detail=True, group=GROUP)] if network else []
     if not server:
         return [*way]
+    missing = [Text(body=text, detail=True, group=GROUP) for text in server["missing"]]
+    if not server["latencies"]:
+        return [*way, *missing]
     others = f" The server counted {server['other_requests']:,} requests of others." if server["other_requests"] else ""
-    rows = [_row(name, server["latencies"][name]) for name in sorted(server["latencies"], key=_place)]
+    rows = [row for name in sorted(server["latencies"], key=_place) for row in _rows(name, server["latencies"][name], network)]
     columns = ["ms", "count", "mean", "p50", "p99", "client", "gap"]
     title, spare = "Server and client", ("count", "p50")
     table = Table(title=title, columns=columns, rows=rows, note=NOTE + others, group=GROUP, spare=spare, detail=True)
-    return [table, *way]
+    return [table, *way, *missing]
 
 
 def _way(network: dict[str, Any]) -> str:
@@ -36,15 +48,24 @@ def _way(network: dict[str, Any]) -> str:
     return f"network: a connection opened in {number(network['median_ms'])} ms ({spread}, {network['connections']} before and after){share}"
 
 
-def _row(name: str, latency: dict[str, Any]) -> list[str | float | int | None]:
-    client = [latency["client_mean_ms"], latency["gap_ms"]]
+def _rows(name: str, latency: dict[str, Any], network: dict[str, Any] | None) -> list[list[str | float | int | None]]:
+    """One of the server; of TTFT also what its gap is made of."""
+    gap_ms = latency["gap_ms"]
     role, _, own = name.rpartition("_")
     label = " ".join(filter(None, [role.replace("_", " "), LABELS.get(own, own)]))
-    return [label, latency["count"], latency["mean_ms"], *(_bucket(latency[level]) for level in ("p50_ms", "p99_ms")), *client]
+    buckets = [_bucket(latency[level]) for level in ("p50_ms", "p99_ms")]
+    row = [label, latency["count"], latency["mean_ms"], *buckets, latency["client_mean_ms"], gap_ms]
+    if name != "ttft" or gap_ms is None or network is None:
+        return [row]
+    way = ["in the gap: network, a round trip", None, network["median_ms"], *[None] * 4]
+    rest = ["in the gap: HTTP front end, admission, client", None, gap_ms - network["median_ms"], *[None] * 4]
+    return [row, way, rest]
 
 
-def _bucket(bounds: list[float | None]) -> str:
+def _bucket(bounds: list[float | None]) -> str | None:
     low, high = bounds
+    if not low and high is None:  # it has no buckets
+        return None
     return f"above {number(low)}" if high is None else f"{number(low)} – {number(high)}"
 
 

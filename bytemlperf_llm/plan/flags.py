@@ -30,6 +30,14 @@ class Engine(Options, panel="Engine and model"):
     route: Annotated[Literal["round-robin", "session"], Option("Which of several --base-url a request goes to:", sets="route")] = (
         "round-robin"
     )
+    metrics_url: Annotated[
+        str | None,
+        Option(
+            "Page of metrics to read too, as NAME=URL (DCGM exporter's, a router's); as URL instead of the server's /metrics; repeatable.",
+            sets="metrics_url",
+            several=True,
+        ),
+    ] = None
     launch: Annotated[
         str | None, Option("Start the server, too: a command line with {model}, {name}, {host}, {port}, or vllm, sglang, llamacpp, ….")
     ] = None

@@ -48,12 +48,12 @@ from bytemlperf_llm.plan.plan import Output, Plan, plan_for
 from bytemlperf_llm.plan.scenario import Scenario, folder_of
 from bytemlperf_llm.record.gauges import GaugeLog
 from bytemlperf_llm.run import preflight
-from bytemlperf_llm.run.cache import PrefixCounts, prepare_cache
+from bytemlperf_llm.run.cache import prepare_cache
+from bytemlperf_llm.run.counters import EngineCounters
 from bytemlperf_llm.run.description import described, finish_facts, first_requests, reschedule
 from bytemlperf_llm.run.network import Network
 from bytemlperf_llm.run.repeat import same_flags
 from bytemlperf_llm.run.resume import Remainder, changed_schedule, extend, read_remainder
-from bytemlperf_llm.run.server_latencies import ServerLatencies
 from bytemlperf_llm.run.started import start
 from bytemlperf_llm.run.trust import refuse_other_engine, unconfirmed
 from bytemlperf_llm.workload.schedule import ALL, Schedule, ScheduleFacts
@@ -245,7 +245,7 @@ class Bench:
         scheduled, scenario = ready.requests, ready.schedule.scenario
         title = f"{ready.plan.engine.name} · {scenario.name} · {scenario.arrival.sentence(sessions=scenario.prompts.sessions is not None)}"
         with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
-            source, self._counts = self._load_source(ready, engine, pacer), (Network(engine), PrefixCounts(engine), ServerLatencies(engine))
+            source, self._counts = self._load_source(ready, engine, pacer), (Network(engine), EngineCounters(engine))
             try:
                 await source.start()
                 for counts in self._counts:

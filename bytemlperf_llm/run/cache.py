@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
-from typing import Any
 
 import msgspec
 
 from bytemlperf_llm.loadgen.replay import worker_config
-from bytemlperf_llm.metrics.prefix import ServerCounts
 from bytemlperf_llm.plan.scenario import Scenario
 from bytemlperf_llm.run import preflight
-from bytemlperf_llm.run.rebuild import AS_IS, CacheBefore, cache_of
+from bytemlperf_llm.run.rebuild import CacheBefore
 from bytemlperf_llm.workload.salt import fresh_salt
 from bytemlperf_llm.workload.schedule import ALL, CLOSED_HASHED_REQUESTS, Remaining, Schedule
 from engines.contract import Engine, Request
@@ -48,33 +46,6 @@ async def prepare_cache(
 
 async def _no_call() -> str:
     return ""
-
-
-class PrefixCounts:
-    """The server's own counters of its prefix cache over the measured part, where it has some."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._ask: Callable[[], Awaitable[tuple[int, int | None] | None]] = getattr(engine, "prefix_counts", _no_counts)
-        self._begin: tuple[int, int | None] | None = None
-
-    async def begin(self) -> None:
-        """Before the first request."""
-        self._begin = await self._ask()
-
-    async def end(self, run: dict[str, Any]) -> None:
-        """Add what they grew by to run.json; nothing where the server was started again."""
-        begin, end = self._begin, await self._ask()
-        if begin is None or end is None or end[1] is None or end[0] < begin[0]:
-            return
-        before = cache_of(run) or AS_IS
-        server = before.server or ServerCounts(query_tokens=0, hit_tokens=0)
-        queries, hits = end[0] - begin[0], end[1] - (begin[1] or 0)
-        grown = ServerCounts(query_tokens=server.query_tokens + queries, hit_tokens=server.hit_tokens + hits)
-        run["cache"] = msgspec.to_builtins(msgspec.structs.replace(before, server=grown))
-
-
-async def _no_counts() -> None:
-    return None
 
 
 def primers(schedule: Schedule, left: Remaining | None = None) -> Iterator[Request]:

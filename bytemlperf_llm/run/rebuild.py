@@ -11,7 +11,6 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.folder import part
-from bytemlperf_llm.metrics.prefix import ServerCounts
 from bytemlperf_llm.plan.scenario import Arrival, ClassKeys, Lengths, Prompts, Scenario, lengths_text
 
 MAX_WITHOUT_RECORD = 1_000_000
@@ -32,12 +31,11 @@ class Load(NamedTuple):
 
 class CacheBefore(msgspec.Struct, frozen=True):
     """`cache` of run.json: the prefix cache's state that was asked for, and how it was made; the places in the schedule, [from, to), whose
-    prompts were sent before the measured part and may be in it; the server's own counters over the run, where it has some."""
+    prompts were sent before the measured part and may be in it."""
 
     state: str
     how: str = ""
     own: tuple[tuple[int, int], ...] = ()
-    server: ServerCounts | None = None
 
     def text(self) -> str:
         """For a reader."""

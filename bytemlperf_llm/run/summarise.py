@@ -15,8 +15,9 @@ from bytemlperf.runs.records import RunRecords, once
 from bytemlperf.statistics.columns import ABSENT, Column
 from bytemlperf_llm.calibration.cache import client_error_of
 from bytemlperf_llm.metrics.accumulator import Accumulator, accumulated, request_column
+from bytemlperf_llm.metrics.counted import counted_of
 from bytemlperf_llm.metrics.facts import facts_from
-from bytemlperf_llm.metrics.prefix import PrefixFacts, prefix_of, prefix_warnings
+from bytemlperf_llm.metrics.prefix import PrefixFacts, prefix_of, prefix_warnings, server_counts
 from bytemlperf_llm.metrics.recount import read_recount
 from bytemlperf_llm.metrics.server import network_of, network_warnings, server_of
 from bytemlperf_llm.metrics.summary import summary_of
@@ -38,7 +39,7 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     problem = read_recount(folder)[1]
     before = cache_of(run) or AS_IS
     counted = part(run, "config", "scenario", "prompts").get("tokenizer") is not None
-    summary.prefix = prefix_of(acc, PrefixFacts(counted=counted, own=before.own, server=before.server))
+    summary.prefix = prefix_of(acc, PrefixFacts(counted=counted, own=before.own, server=server_counts(counted_of(run))))
     summary.warnings += [*([problem] if problem else []), *_resumptions(run), *_probe(run), *_launched(run)]
     summary.warnings += prefix_warnings(summary.prefix, before.state)
     found: dict[str, Any] = msgspec.to_builtins(summary)

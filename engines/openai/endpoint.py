@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from engines.contract import EngineError, EngineUnavailable, Histogram, Recorder, Request, caught_up
+from engines.contract import EngineError, EngineUnavailable, Recorder, Request, caught_up
 from engines.credentials import userinfo_secrets
 from engines.http.aiohttp_transport import AiohttpTransport
 from engines.http.http1 import Head, head_and_body
@@ -16,10 +16,9 @@ from engines.http.pool import Pool
 from engines.http.proxy import Proxy, proxy_for
 from engines.openai.advice import fix_for
 from engines.openai.decode import DONE_EVENT
-from engines.openai.gauges import ServerGauges
 from engines.openai.headers import RequestHead, over
-from engines.openai.histograms import histograms_of
 from engines.openai.models import Listing, read_listing
+from engines.openai.scraper import Scraper
 from engines.openai.target import Target
 
 READY_POLL_S = 0.5
@@ -54,12 +53,12 @@ class Endpoint:
         self.transport = "aiohttp" if self._proxy is not None or transport == "aiohttp" else "lean"
         context = tls() if target.tls or self.transport == "aiohttp" else None
         self._aiohttp: AiohttpTransport | None = None
-        self._gauges: ServerGauges | None = None
+        self.scraper: Scraper | None = None
         if self.transport == "aiohttp":
             proxy = None if self._proxy is None else self._proxy.url
             self._aiohttp = AiohttpTransport(target.url, context, proxy=proxy, reuse=reuse, private=keyed or bool(self.secrets))
         else:
-            self._gauges = ServerGauges(target.metrics, context)
+            self.scraper = Scraper(target.metrics, context)
         self._pool = Pool(target.host, target.port, context if target.tls else None, ending=DONE_EVENT, reuse=reuse)
         self._head = RequestHead(target.path, self._headers)
         self._heads: dict[str, RequestHead] = {}
@@ -141,13 +140,6 @@ class Endpoint:
         fix = "raise that limit" if error.error_class == "client_limit" else fix_for(error) or fix
         return EngineUnavailable(f"can't reach {self.target.authority}{through} ({self.listing.problem})", self.around_proxy() or fix)
 
-    async def find_metrics(self, name: str) -> None:
-        """Raises EngineUnavailable where the server has no page of metrics, all that it is asked for."""
-        page = b"" if self._gauges is None else await asyncio.to_thread(self._gauges.page)
-        if self._gauges is None or page:
-            return
-        raise EngineUnavailable(f"no metrics at {self.target.metrics}", f"check --base-url {name.partition('_')[0]}=…, or leave it out")
-
     async def reset_cache(self) -> str:
         """Empty the prefix cache; by which call, "" where none answers. vLLM's does in its development mode (VLLM_SERVER_DEV_MODE=1), and
         refuses while it still frees the last requests' blocks."""
@@ -164,22 +156,9 @@ class Endpoint:
                 await asyncio.sleep(READY_POLL_S)
         return ""
 
-    async def prefix_counts(self) -> tuple[int, int | None] | None:
-        """Tokens looked up in the prefix cache and found there, by the page of metrics; None where it doesn't say."""
-        return None if self._gauges is None else await asyncio.to_thread(self._gauges.prefix_counts)
-
-    async def latencies(self) -> dict[str, Histogram]:
-        """The server's own histograms; nothing where it has none."""
-        page = None if self._gauges is None else await asyncio.to_thread(self._gauges.page)
-        return histograms_of(page or b"")
-
     def around_proxy(self) -> str | None:
         """How to do without the proxy; None where there is none."""
         return None if self._proxy is None else f"go around the proxy with no_proxy={self.target.host}, or unset the variable"
-
-    def stats(self) -> dict[str, float]:
-        """What the server says of itself on its /metrics page; nothing where it has none."""
-        return {} if self._gauges is None else self._gauges.latest()
 
     def reading_ns(self) -> int:
         """Processor time of the thread that reads answers."""
@@ -189,8 +168,6 @@ class Endpoint:
         """Close every connection."""
         if self._aiohttp is not None:
             await self._aiohttp.close()
-        if self._gauges is not None:
-            self._gauges.close()
         await self._pool.close()
 
 

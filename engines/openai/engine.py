@@ -11,12 +11,14 @@ first request in `advice`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
+from urllib.parse import urlsplit
 from zlib import crc32
 
 import msgspec
@@ -25,11 +27,12 @@ from engines.contract import (
     Api,
     Availability,
     BadOption,
+    Counted,
     Decoded,
     EngineError,
     EngineInfo,
+    EngineUnavailable,
     Finish,
-    Histogram,
     Input,
     Message,
     Model,
@@ -47,8 +50,9 @@ from engines.openai.headers import json_object, read_key, request_headers
 from engines.openai.models import choose
 from engines.openai.outputs import OutputsDecoder
 from engines.openai.responses import decode_responses, spoken_in
+from engines.openai.scraper import Scraper
 from engines.openai.spoken import spoken
-from engines.openai.target import DEFAULT_ADDRESS, Target, named, parse_addresses
+from engines.openai.target import DEFAULT_ADDRESS, Address, Target, named, parse_addresses, parse_pages
 
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 ACCEPTS: dict[Api, list[Input]] = {
@@ -61,9 +65,10 @@ ACCEPTS: dict[Api, list[Input]] = {
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
     """Engine options; the command line's `--base-url`, `--endpoint`, `--header` … end up here too. `base_url` is one address or several,
-    with blanks between them."""
+    with blanks between them, as is `metrics_url`."""
 
     base_url: str = DEFAULT_ADDRESS
+    metrics_url: str = ""
     route: Literal["round-robin", "session"] = "round-robin"
     endpoint: str = ""
     api_key_env: str = DEFAULT_KEY_ENV
@@ -88,8 +93,8 @@ class OpenAIEngine:
     takes: ClassVar[frozenset[str]] = frozenset(("priority", "headers", "model"))
 
     def __init__(self) -> None:
-        self._servers: dict[str, Endpoint] = {}
-        self._endpoints: list[Endpoint] = []  # those that requests are sent to
+        self._endpoints: list[Endpoint] = []
+        self._pages: dict[str, Scraper] = {}
         self._secrets: list[str] = []
         self._bodies: Bodies | None = None
         self._decode: Callable[[Sequence[Any]], Decoded] = decode
@@ -109,19 +114,18 @@ class OpenAIEngine:
 
     async def start(self, model: Model | None, options: Mapping[str, str]) -> EngineInfo:
         self._options = parsed = parse_options(options, Options)
-        addresses = parse_addresses(parsed.base_url, parsed.endpoint)
+        addresses = named(parse_addresses(parsed.base_url, parsed.endpoint))
         self._extra = _extra_body(parsed.extra_body)
         self._secrets += body_secrets(self._extra)
-        for name, address in named(addresses).items():
-            self._servers[name] = self._endpoint(address.target)
+        for address in addresses.values():
             if not address.role:
-                self._endpoints.append(self._servers[name])
+                self._endpoints.append(self._endpoint(address.target))
         self._target, self._single = self._endpoints[0].target, len(self._endpoints) == 1
-        for name, server in self._servers.items():
-            if server in self._endpoints:
-                await server.find_models(parsed.ready_timeout_s, named=model is not None)
-            else:
-                await server.find_metrics(name)
+        required = self._take_pages(addresses, parse_pages(parsed.metrics_url))
+        for endpoint in self._endpoints:
+            await endpoint.find_models(parsed.ready_timeout_s, named=model is not None)
+        for name, flag in required.items():
+            await asyncio.to_thread(_check_page, self._pages[name], flag)
         self._model_name, max_model_len, note = choose(model, self._endpoints[0].listing, self._target.authority)
         self._bodies, self._decode = self._bodies_for(parsed), _decoder(self._target.api, usage=parsed.usage)
         return EngineInfo(
@@ -145,6 +149,22 @@ class OpenAIEngine:
         endpoint = Endpoint(target, headers, tls, options.transport, reuse=options.keep_alive, keyed=keyed, key_fix=self._key_fix())
         self._secrets += endpoint.secrets
         return endpoint
+
+    def _take_pages(self, addresses: Mapping[str, Address], pages: Mapping[str, str]) -> dict[str, str]:
+        """Those of the servers, "" of a single one, and those that have a name of their own; by name the flag of each that must be there.
+        Raises BadOption."""
+        names = [name for name, address in addresses.items() if not address.role]
+        own = {"" if self._single else name: endpoint.scraper for name, endpoint in zip(names, self._endpoints, strict=True)}
+        self._pages = {name: scraper for name, scraper in own.items() if scraper is not None}
+        roles = {name: address.target.metrics for name, address in addresses.items() if address.role}
+        if "" in pages and not self._single:
+            raise BadOption("--metrics-url has no name, and there are several servers", "give it one: --metrics-url NAME=URL")
+        if taken := {*names, *roles} & {*pages}:
+            raise BadOption(f"--metrics-url has the name {min(taken)!r}, which a --base-url has", "give it another one")
+        for name, urls in {**roles, **{name: [url] for name, url in pages.items()}}.items():
+            self._secrets += query_secrets(urlsplit(urls[0]).query)
+            self._pages[name] = Scraper(urls, _tls_context(self._options) if urls[0].startswith("https:") else None)
+        return {name: f"--base-url {addresses[name].role}=…" for name in roles} | dict.fromkeys(pages, "--metrics-url")
 
     def _notes(self) -> list[str]:
         counted = "the server's usage, chunks where it sends none" if self._options.usage else "chunks (usage is off)"
@@ -237,40 +257,40 @@ class OpenAIEngine:
         return spoken_in(payloads) if self._target.api == "responses" else spoken(payloads, text)
 
     def stats(self) -> dict[str, float]:
-        """What the servers say of themselves on their /metrics pages; where there are several, each under its role, or its number."""
-        if len(self._servers) == 1:
-            return self._endpoints[0].stats()
-        return {f"{name}_{gauge}": value for name, server in self._servers.items() for gauge, value in server.stats().items()}
+        """What the servers say of themselves on their pages of metrics, under their roles or numbers; of a single one without."""
+        return {f"{name}_{gauge}" if name else gauge: value for name, page in self._pages.items() for gauge, value in page.latest().items()}
 
     def addresses(self) -> list[tuple[str, int]]:
         """Of the servers that requests go to, without a proxy between."""
         return [(endpoint.target.host, endpoint.target.port) for endpoint in self._endpoints if endpoint.around_proxy() is None]
 
-    async def latencies(self) -> dict[str, Histogram]:
-        """The servers' own histograms; where there are several, each under its role, or its number."""
-        told = {name: await server.latencies() for name, server in self._servers.items()}
-        single = len(told) == 1
-        return {name if single else f"{role}_{name}": each for role, those in told.items() for name, each in those.items()}
-
-    async def prefix_counts(self) -> tuple[int, int | None] | None:
-        """As the contract says; where there are several servers, of all that tell."""
-        counts = [each for server in self._servers.values() if (each := await server.prefix_counts()) is not None]
-        hits = [each[1] for each in counts if each[1] is not None]
-        return (sum(each[0] for each in counts), sum(hits) if hits else None) if counts else None
+    async def counted(self) -> dict[str, Counted]:
+        """As the contract says."""
+        told = await asyncio.gather(*(asyncio.to_thread(page.counted) for page in self._pages.values()))
+        return dict(zip(self._pages, told, strict=True))
 
     def reading_ns(self) -> int:
         """Processor time of the threads that read answers."""
         return sum(endpoint.reading_ns() for endpoint in self._endpoints)
 
     async def close(self) -> None:
-        for server in self._servers.values():
-            await server.close()
+        for page in self._pages.values():
+            page.close()
+        for endpoint in self._endpoints:
+            await endpoint.close()
 
 
 _UNKNOWN_FINISH = Finish()  # how it ended is in the payloads
 
 
 # -- options -------------------------------------------------------------------------
+
+
+def _check_page(page: Scraper, flag: str) -> None:
+    """Raises EngineUnavailable where there is none."""
+    answer = page.ask()
+    if not answer.page:
+        raise EngineUnavailable(f"no metrics at {page.url} ({answer.problem})", f"check {flag}, or leave it out")
 
 
 def _extra_body(text: str) -> dict[str, object]:

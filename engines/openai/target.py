@@ -22,6 +22,7 @@ _OWN_VERSION = re.compile(r"/v(?!1$)\d\w*(?:/openai)?$|/deployments/[^/]+$")
 _PATH_SAFE = "/%:@!$&'()*+,;=~"
 ROLES = ("prefill", "decode", "encode")
 _ROLE = re.compile(r"([A-Za-z0-9_-]+)=(.*)")
+_PAGE = re.compile(r"([a-z][a-z0-9_]{0,15})=(.*)")
 
 
 class Target(NamedTuple):
@@ -50,9 +51,9 @@ class Target(NamedTuple):
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.path}"
 
     @property
-    def metrics(self) -> str:
-        """The URL of the server's metrics page."""
-        return f"{self.name}/metrics"
+    def metrics(self) -> list[str]:
+        """Where the server's page of metrics may be: TensorRT-LLM's is the second."""
+        return [f"{self.name}/metrics", f"{self.name}/prometheus/metrics"]
 
 
 class Address(NamedTuple):
@@ -75,6 +76,22 @@ def parse_addresses(base_urls: str, endpoint: str = "") -> list[Address]:
         if urls.index(address.target.url) < place:
             raise BadOption(f"--base-url {address.target.name} is given twice", "remove one of them")
     return addresses
+
+
+def parse_pages(text: str) -> dict[str, str]:
+    """Name to URL of the pages of metrics that a text names, with blanks between them, as NAME=URL; of one without a name "" is it. Raises
+    BadOption."""
+    pages: dict[str, str] = {}
+    for part in text.split():
+        match = _PAGE.fullmatch(part)
+        name, url = (match[1], match[2]) if match else ("", part)
+        parts, _ = _split(url if _SCHEME.match(url) else f"http://{url}", "--metrics-url")
+        if "@" in parts.netloc:
+            raise BadOption("--metrics-url has a user or password in it", "give the address alone: no key is sent to it")
+        if name in pages:
+            raise BadOption(f"--metrics-url has two pages {f'named {name}' if name else 'without a name'}", "give each a name: NAME=URL")
+        pages[name] = parts._replace(path=parts.path if parts.path not in ("", "/") else "/metrics", fragment="").geturl()
+    return pages
 
 
 def named(addresses: Sequence[Address]) -> dict[str, Address]:
@@ -122,24 +139,24 @@ def _api(path: str) -> Api:
     return "chat" if endpoint is None or endpoint["chat"] else cast(Api, endpoint["other"])
 
 
-def _split(base_url: str) -> tuple[SplitResult, int | None]:
+def _split(base_url: str, flag: str = "--base-url") -> tuple[SplitResult, int | None]:
     how = "give it as http://HOST:PORT, an IPv6 address in brackets: http://[::1]:8000"
     try:
         parts = urlsplit(base_url)
     except ValueError:
-        raise BadOption("--base-url is not an address", how) from None
+        raise BadOption(f"{flag} is not an address", how) from None
     if parts.scheme not in ("http", "https"):
-        raise BadOption("--base-url is not an http or https address", how)
+        raise BadOption(f"{flag} is not an http or https address", how)
     if not parts.hostname or any(char.isspace() or not char.isprintable() for char in base_url):
-        raise BadOption("--base-url has no host, or a blank in it", how)
+        raise BadOption(f"{flag} has no host, or a blank in it", how)
     if parts.netloc.rpartition("@")[2].count(":") > 1 and "[" not in parts.netloc:
-        raise BadOption("--base-url has an IPv6 address without brackets", how)
+        raise BadOption(f"{flag} has an IPv6 address without brackets", how)
     try:
         port = parts.port
     except ValueError:
         port = 0
     if port == 0:
-        raise BadOption("the port in --base-url is not a number from 1 to 65535", how)
+        raise BadOption(f"the port in {flag} is not a number from 1 to 65535", how)
     return parts, port
 
 

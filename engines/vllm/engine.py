@@ -31,7 +31,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 
 from engines import inprocess
-from engines.contract import Availability, Decoded, EngineError, EngineInfo, Finish, Model, Recorder, Request, Usage
+from engines.contract import Availability, Counted, Decoded, EngineError, EngineInfo, Finish, Model, Recorder, Request, Usage
 from engines.loaded_weights import dtype_text, quantisation_text
 from engines.processor import cpu_bfloat16_flag
 from engines.vllm.metrics import LatestStats, stages_of, stat_logger
@@ -174,9 +174,10 @@ class VllmEngine(inprocess.InProcessEngine):
         """As of vLLM's last step: requests running and waiting, KV-cache use and prefix hits as shares, preemptions so far."""
         return self._latest.as_dict()
 
-    async def prefix_counts(self) -> tuple[int, int]:
+    async def counted(self) -> dict[str, Counted]:
         """As the contract says."""
-        return self._latest.prefix_queries, self._latest.prefix_hits
+        names = ("prefix_queries", "prefix_hits", "preemptions")
+        return {"": Counted(counts={name: float(getattr(self._latest, name)) for name in names})}
 
     async def reset_cache(self) -> str:
         """As the contract says."""

@@ -12,7 +12,7 @@ import pytest
 from bytemlperf.compare.comparison import compare_all, gather
 from bytemlperf_llm.plan.flags import Flags
 from bytemlperf_llm.plan.plan import resolve
-from bytemlperf_llm.run.cache import PrefixCounts, prepare_cache, primers
+from bytemlperf_llm.run.cache import prepare_cache, primers
 from bytemlperf_llm.workload.salt import salted, salted_messages
 from bytemlperf_llm.workload.schedule import Schedule
 from engines.contract import Image, Message, Request
@@ -127,30 +127,6 @@ async def test_what_fails_of_priming_is_counted() -> None:
     engine = ScriptedEngine([BROKEN])
     _, before = await prepare_cache(engine, scenario_of(cache="warm"), 0, lambda _: None)
     assert before.how == "0 of 6 prompts sent before"
-
-
-async def test_counters_grow_over_the_run_and_over_a_second_part_of_it() -> None:
-    class Counting:
-        counts: Any = None
-
-        async def prefix_counts(self) -> Any:
-            return self.counts
-
-    engine, run = Counting(), {"cache": {"state": "cold"}}
-    counted = PrefixCounts(engine)  # type: ignore[arg-type]
-    for begin, end in (
-        ((100, None), (150, 20)),
-        ((150, 20), (160, 25)),
-        ((160, 25), (3, 1)),
-        ((3, 1), None),
-        (None, (5, 5)),
-        ((1, 0), (2, None)),
-    ):
-        engine.counts = begin
-        await counted.begin()
-        engine.counts = end
-        await counted.end(run)
-    assert run["cache"]["server"] == {"query_tokens": 60, "hit_tokens": 25}  # type: ignore[index]
 
 
 def test_an_unknown_state_is_one_line(tmp_path: Path) -> None:

@@ -98,12 +98,51 @@ async def test_servers_with_a_role_are_asked_for_their_metrics_alone() -> None:
         try:
             await engine.generate(make_request(0), _Recorder())
             assert [each.method for each in prefill.seen] == ["GET"]
-            for server in engine._servers.values():
-                assert server._gauges is not None
-                server._gauges._latest = {"running": 3.0}
-            assert engine.stats() == {"server_running": 3.0, "prefill_1_running": 3.0, "prefill_2_running": 3.0}
+            for page in engine._pages.values():
+                page._latest, page._thread = {"running": 3.0}, page  # type: ignore[assignment]
+            assert engine.stats() == {"running": 3.0, "prefill_1_running": 3.0, "prefill_2_running": 3.0}
         finally:
             await engine.close()
+
+
+async def test_other_pages_of_metrics_are_read_under_their_names_and_one_without_takes_the_servers_place() -> None:
+    def metrics(asked: Asked) -> bytes:
+        return page(
+            "200 OK", b"llamacpp:tokens_predicted_total 7\n" if asked.target == "/m?key=s3cret" else b"nothing\n", kind="text/plain"
+        )
+
+    async with answering(answer) as server, answering(metrics) as other:
+        engine = OpenAIEngine()
+        await engine.start(Model(name="m"), {"base_url": server.url, "metrics_url": f"{other.url}/m?key=s3cret gpu={other.url}"})
+        try:
+            told = await engine.counted()
+            assert told[""].counts == {"output_tokens": 7.0}
+            assert told["gpu"].missing == ("said nothing 2 of the 2 times that it was asked (nothing on it is known)",)
+            assert {asked.target for asked in other.seen} == {"/m?key=s3cret", "/metrics"}
+            assert "s3cret" in engine.secrets()
+            assert [asked for asked in server.seen if asked.target == "/metrics"] == []
+        finally:
+            await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"metrics_url": "ftp://h/m"}, "--metrics-url is not an http or https address"),
+        ({"metrics_url": "http://u:p@h/m"}, "--metrics-url has a user or password in it"),
+        ({"metrics_url": "gpu=h:1 gpu=h:2"}, "--metrics-url has two pages named gpu"),
+        ({"metrics_url": "h:1 h:2"}, "--metrics-url has two pages without a name"),
+        ({"metrics_url": "h:1", "base_url": "h:1 h:2"}, "--metrics-url has no name, and there are several servers"),
+        ({"metrics_url": "decode=h:1", "base_url": "h:1 decode=h:2"}, "--metrics-url has the name 'decode', which a --base-url has"),
+        ({"metrics_url": "h:70000"}, "the port in --metrics-url is not a number"),
+    ],
+)
+async def test_a_page_of_metrics_that_cannot_be_meant_is_one_line(options: dict[str, str], said: str) -> None:
+    engine = OpenAIEngine()
+    with pytest.raises(BadOption) as caught:
+        await engine.start(Model(name="m"), options)
+    assert said in str(caught.value)
+    await engine.close()
 
 
 @pytest.mark.parametrize(
@@ -131,10 +170,14 @@ async def test_a_dead_address_and_a_server_without_metrics_are_named_before_the_
         return page("404 Not Found", {}) if asked.target.endswith("/metrics") else answer(asked)
 
     async with answering(without_metrics) as server:
-        for more, said in ((" 127.0.0.1:9", "can't reach 127.0.0.1:9"), (f" decode={server.url}/x", "check --base-url decode=")):
+        for options, said in (
+            ({"base_url": f"{server.url} 127.0.0.1:9"}, "can't reach 127.0.0.1:9"),
+            ({"base_url": f"{server.url} decode={server.url}/x"}, "check --base-url decode="),
+            ({"base_url": server.url, "metrics_url": f"gpu={server.url}"}, r"no metrics at .*/metrics \(HTTP 404\); check --metrics-url"),
+        ):
             engine = OpenAIEngine()
             with pytest.raises(EngineUnavailable, match=said):
-                await engine.start(Model(name="m"), {"base_url": server.url + more})
+                await engine.start(Model(name="m"), options)
             await engine.close()
 
 

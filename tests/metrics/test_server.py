@@ -6,43 +6,61 @@ import asyncio
 
 import pytest
 
-from bytemlperf_llm.metrics.server import bucket_ms, grown, network_of, network_warnings, server_of
+from bytemlperf_llm.metrics.counted import counted_of, total
+from bytemlperf_llm.metrics.prefix import ServerCounts, server_counts
+from bytemlperf_llm.metrics.server import bucket_ms, network_of, network_warnings, server_of
 from bytemlperf_llm.pages.server import server_sections
+from bytemlperf_llm.run.counters import EngineCounters
 from bytemlperf_llm.run.network import TRIES, Network
-from engines.contract import Histogram
-from engines.openai.histograms import histograms_of
+from engines.contract import Counted, Histogram
+from engines.counted import UNKNOWN, grown
 
-PAGE = b"""# TYPE vllm:time_to_first_token_seconds histogram
-vllm:time_to_first_token_seconds_bucket{engine="0",le="0.1",model_name="m"} 2.0
-vllm:time_to_first_token_seconds_bucket{engine="0",le="0.5",model_name="m"} 9.0
-vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf",model_name="m"} 10.0
-vllm:time_to_first_token_seconds_count{engine="0",model_name="m"} 10.0
-vllm:time_to_first_token_seconds_sum{engine="0",model_name="m"} 3.0
-vllm:time_to_first_token_seconds_bucket{engine="1",le="0.1",model_name="m"} 1.0
-vllm:time_to_first_token_seconds_bucket{engine="1",le="0.5",model_name="m"} 1.0
-vllm:time_to_first_token_seconds_bucket{engine="1",le="+Inf",model_name="m"} 1.0
-vllm:time_to_first_token_seconds_sum{engine="1",model_name="m"} 0.05
-vllm:request_queue_time_seconds_bucket{le="1.0"} 4.0
-vllm:request_queue_time_seconds_bucket{le="+Inf"} 4.0
-vllm:request_queue_time_seconds_sum NaN
-vllm:time_to_first_token_seconds_bucket{le="oh"} 1.0
-vllm:request_decode_time_seconds_bucket }{ 1
-"""
 TTFT = Histogram(upper_s=(0.1, 0.5), counts=(3, 10, 11), sum_s=3.05)
 
 
-def test_a_page_is_read_summed_over_engines_without_what_is_no_sample():
-    assert histograms_of(PAGE) == {"ttft": TTFT}
-    assert histograms_of(b"") == {}
-    assert histograms_of(b"\xff vllm:time_to_first_token_seconds_bucket") == {}
+def of(*values: int, sum_s: float = 0.0) -> Counted:
+    return Counted(latencies={"ttft": Histogram(upper_s=(0.1, 0.5), counts=values, sum_s=sum_s)}, counts={"steps": float(values[-1])})
 
 
-def test_only_what_grew_counts_and_a_server_that_started_again_has_nothing():
-    before = Histogram(upper_s=(0.1, 0.5), counts=(1, 2, 2), sum_s=0.05)
-    assert grown({"ttft": before}, {"ttft": TTFT}) == {"ttft": Histogram(upper_s=(0.1, 0.5), counts=(2, 8, 9), sum_s=3.0)}
-    assert grown({}, {"ttft": TTFT}) == {"ttft": TTFT}
-    assert grown({"ttft": TTFT}, {"ttft": before}) == {}
-    assert grown({"ttft": Histogram(upper_s=(9.0,), counts=(0, 0), sum_s=0.0)}, {"ttft": TTFT}) == {}
+def test_only_what_grew_counts():
+    after = Counted(counts={"steps": 11.0, "prefix_hits": 4.0}, latencies={"ttft": TTFT, "queue": TTFT}, missing=("oh",))
+    assert grown(of(1, 2, 2, sum_s=0.05), after) == Counted(
+        counts={"steps": 9.0, "prefix_hits": 4.0},
+        latencies={"ttft": Histogram(upper_s=(0.1, 0.5), counts=(2, 8, 9), sum_s=3.0), "queue": TTFT},
+        missing=("oh",),
+    )
+    assert grown(Counted(), after) == Counted(missing=(UNKNOWN, "oh"))
+    assert grown(Counted(), Counted()) == Counted()
+    assert grown(of(5, 6, 12), after).latencies == {"queue": TTFT}
+    assert "steps" not in grown(of(5, 6, 12), after).counts
+    assert "ttft" not in grown(Counted(latencies={"ttft": Histogram(upper_s=(9.0,), counts=(0, 0), sum_s=0.0)}), after).latencies
+
+
+async def test_what_servers_counted_is_added_up_over_parts_of_a_run_under_their_names():
+    class Counting:
+        def __init__(self) -> None:
+            self.told: dict[str, Counted] = {}
+
+        async def counted(self) -> dict[str, Counted]:
+            return self.told
+
+    engine, run = Counting(), {}
+    counters = EngineCounters(engine)
+    for begin, end in (((100, 50), (150, 20)), ((150, 20), (160, 25))):
+        engine.told = {"": Counted(counts={"prefix_queries": float(begin[0])}), "decode": of(0, 1, 2, sum_s=1.0)}
+        await counters.begin()
+        engine.told = {
+            "": Counted(counts={"prefix_queries": float(end[0]), "prefix_hits": float(end[1])}),
+            "decode": of(1, 3, 4, sum_s=2.0),
+        }
+        await counters.end(run)
+    counted = counted_of(run)
+    assert counted.counts == {"prefix_queries": 60.0, "prefix_hits": 45.0, "decode_steps": 4.0}
+    assert counted.latencies == {"decode_ttft": Histogram(upper_s=(0.1, 0.5), counts=(2, 4, 4), sum_s=2.0)}
+    assert server_counts(counted) == ServerCounts(query_tokens=60, hit_tokens=45)
+    assert (total(counted, "steps"), total(counted, "drafts")) == (4.0, None)
+    await EngineCounters(object()).end(run)
+    assert counted_of(run) == counted
 
 
 def test_a_percentile_is_in_its_bucket():
@@ -52,7 +70,7 @@ def test_a_percentile_is_in_its_bucket():
 
 
 def test_the_gap_is_the_clients_mean_less_the_servers():
-    run = {"server_histograms": {"ttft": {"upper_s": [0.1, 0.5], "counts": [3, 10, 11], "sum_s": 3.3}}}
+    run = {"counted": {"latencies": {"ttft": {"upper_s": [0.1, 0.5], "counts": [3, 10, 11], "sum_s": 3.3}}, "missing": ["decode is gone"]}}
     summary = {"metrics": {"service_ttft": {"mean": 305e6}}, "outcomes": {"ok": 8, "failed": 1}}
     server = server_of(run, summary)
     assert server is not None
@@ -60,15 +78,26 @@ def test_the_gap_is_the_clients_mean_less_the_servers():
     assert (latency.count, latency.mean_ms, latency.client_mean_ms) == (11, pytest.approx(300.0), 305.0)
     assert latency.gap_ms == pytest.approx(5.0)
     assert server.other_requests == 2
+    assert server.missing == ["decode is gone"]
     assert server_of({}, summary) is None
 
 
 def test_the_page_has_a_row_for_each_with_what_others_sent():
     latency = {"count": 11, "mean_ms": 300.0, "p50_ms": [100.0, 500.0], "p99_ms": [500.0, None], "client_mean_ms": 305.0, "gap_ms": 5.0}
-    table = server_sections({"server": {"latencies": {"prefill_queue": latency, "ttft": latency}, "other_requests": 2}})[0]
+    table = server_sections({"server": {"latencies": {"prefill_queue": latency, "ttft": latency}, "other_requests": 2, "missing": []}})[0]
     assert table.rows[0] == ["TTFT", 11, 300.0, "100 – 500", "above 500", 305.0, 5.0]
     assert table.rows[1][0] == "prefill queue"
     assert "2 requests of others" in table.note
+    network = {"ttft_share": 0.001, "min_ms": 0.1, "median_ms": 0.5, "max_ms": 0.9, "connections": 16}
+    table = server_sections({"network": network, "server": {"latencies": {"ttft": latency}, "other_requests": 0, "missing": ["oh"]}})[0]
+    assert [(row[0], row[2]) for row in table.rows[1:]] == [
+        ("in the gap: network, a round trip", 0.5),
+        ("in the gap: HTTP front end, admission, client", 4.5),
+    ]
+    bare = latency | {"p50_ms": [0.0, None], "p99_ms": [0.0, None], "gap_ms": None}
+    assert server_sections({"server": {"latencies": {"e2e": bare}, "other_requests": 0, "missing": []}})[0].rows[0][3:5] == [None, None]
+    (told,) = server_sections({"server": {"latencies": {}, "other_requests": 0, "missing": ["metrics of gpu: oh"]}})
+    assert told.body == "metrics of gpu: oh"
     assert server_sections({}) == []
 
 
