@@ -29,6 +29,7 @@ from bytemlperf_llm.pages.latency import TITLES, latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
 from bytemlperf_llm.pages.prefix import prefix_sections
 from bytemlperf_llm.pages.server import server_sections
+from bytemlperf_llm.pages.server_times import server_time_sections
 from bytemlperf_llm.pages.sessions import session_sections
 from bytemlperf_llm.pages.stalls import stall_sections
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections
@@ -113,6 +114,7 @@ class LlmKind(RunKind):
             *prefix_sections(summary),
             *latency_sections(summary, columns),
             *server_sections(summary),
+            *server_time_sections(summary),
             *timeline_sections(summary, columns, _gauges(records)),
             *stall_sections(summary, columns.origin_ns),
             *length_sections(columns),
@@ -128,7 +130,7 @@ class LlmKind(RunKind):
 
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[dict[str, Any]]) -> list[Section]:  # noqa: ARG002
         """Latencies, what was reached, whether the load was on target, failures."""
-        return [*terminal_sections(run, summary), *server_sections(summary), *loadgen_sections(summary)]
+        return [*terminal_sections(run, summary), *server_sections(summary), *server_time_sections(summary), *loadgen_sections(summary)]
 
 
 KIND = LlmKind()

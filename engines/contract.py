@@ -174,6 +174,15 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     accepted_draft_tokens: int | None = None
 
 
+class ServerFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a server says of one request beside its answer: durations by its own clock (ns, under its own names), the id that it knows the
+    request by, and how many durations could not be taken."""
+
+    durations_ns: dict[str, Ns] = {}
+    request_id: str | None = None
+    refused: int = 0
+
+
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     """Latencies by an engine's own clock, since its start: `counts` of those up to each of `upper_s` (seconds), then of all; their sum."""
 
@@ -230,6 +239,7 @@ class Decoded(msgspec.Struct, kw_only=True):
     hidden_tokens: int = 0
     thought: Thought | None = None
     outputs: int = 0
+    server: ServerFacts | None = None
     error_class: ErrorClass | None = None
     error_detail: str = ""
 

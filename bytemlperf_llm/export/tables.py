@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 _TEXT = (
     *("id", "class_name", "endpoint", "session", "outcome", "error_class", "error_detail"),
-    *("token_source", "finish_reason", "output_sha256", "output"),
+    *("token_source", "finish_reason", "output_sha256", "output", "server_request_id", "server_durations_ns"),
 )
 _LISTS = ("parents", "chunk_ns", "tokens_per_chunk")
 _STAGES = ("queued_ns", "scheduled_ns", "first_token_ns", "last_token_ns")
 _METRICS = ("ttft_ns", "service_ttft_ns", "tpot_ns", "e2e_ns", "service_e2e_ns", "ntpot_ns", "max_stall_ns", "schedule_lateness_ns")
-_RECORD = tuple(field for field in RequestRecord.__struct_fields__ if field != "stages")
-COLUMNS = (*_RECORD, *(f"stage_{name}" for name in _STAGES), *_METRICS)
+_RECORD = tuple(field for field in RequestRecord.__struct_fields__ if field not in ("stages", "server"))
+COLUMNS = (*_RECORD, *(f"stage_{name}" for name in _STAGES), *_METRICS, "server_request_id", "server_durations_ns")
 
 _ROWS_PER_WRITE = 20_000
 FIX = "give another folder with --result-dir"
@@ -41,7 +41,8 @@ def row_of(record: RequestRecord) -> dict[str, Any]:
     row = {name: getattr(record, name) for name in _RECORD}
     row.update({f"stage_{name}": getattr(record.stages, name, None) for name in _STAGES})
     row.update(_metrics_of(record))
-    return row
+    durations_ns = "" if record.server is None else msgspec.json.encode(record.server.durations_ns).decode()
+    return row | {"server_request_id": record.server and record.server.request_id, "server_durations_ns": durations_ns}
 
 
 class CsvTable:

@@ -8,7 +8,7 @@ from operator import sub
 
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.record.record import RequestRecord
-from engines.contract import Decoded, Finish, Request, Stages, Usage
+from engines.contract import Decoded, Finish, Request, ServerFacts, Stages, Usage
 from engines.images import bytes_of
 
 _NO_USAGE = Usage()
@@ -57,12 +57,20 @@ def make_record(
         token_source="usage" if output_tokens == usage_tokens else "chunks",
         finish_reason=finish.reason or decoded.reason,
         stages=None if finish.stages is None else _stages_since(origin_ns, finish.stages),
+        server=None if decoded.server is None else _of_its_own(decoded.server, request.id),
         output_sha256=hashlib.sha256(decoded.text.encode("utf-8", "surrogatepass")).hexdigest() if decoded.text else None,
     )
     if (thought := decoded.thought) is not None:
         record.streamed_reasoning_tokens, record.reasoning_ns = thought.tokens, chunk_ns[thought.first]
         record.answer_ns = None if thought.answer is None else chunk_ns[thought.answer]
     return record
+
+
+def _of_its_own(server: ServerFacts, sent_id: str) -> ServerFacts | None:
+    """Without the id that it only gives back."""
+    if server.request_id != sent_id:
+        return server
+    return ServerFacts(durations_ns=server.durations_ns, refused=server.refused) if server.durations_ns or server.refused else None
 
 
 def _since(origin_ns: int, stamp_ns: int | None) -> int | None:

@@ -29,9 +29,9 @@ from bytemlperf_llm.record.record import Outcome, RequestRecord
 from bytemlperf_llm.workload.prefixes import NOTHING, Prefix
 from bytemlperf_llm.workload.schedule import Planned
 from engines.client_limits import client_limit
-from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Engine, EngineError, ErrorClass, Finish, Request
+from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Engine, EngineError, ErrorClass, Finish, Request, ServerFacts
 
-MAX_FINISH_REASON_CHARS = 64
+MAX_WORD_CHARS = 64  # of a finish reason, or a name
 SETTLE_NS = 200_000  # decode and record for so long before reads and sends have their turn
 MAX_UNSETTLED = 32  # ended requests without a record: with more, some are written before the next is sent
 YIELD_EVERY = 64  # a late schedule starts at most so many requests before answers are read again
@@ -98,7 +98,7 @@ class Worker:
         self._engine, self._sink, self._pacer, self._config = engine, sink, pacer, config
         self._endpoint_of: Callable[[Request], str | None] = getattr(engine, "endpoint_of", lambda _: None)
         self._now, self._redactor = now, redactor or Redactor()
-        self._finish_reason = lru_cache(maxsize=64)(partial(self._redactor.clean, most_chars=MAX_FINISH_REASON_CHARS))  # few, and often
+        self._word = lru_cache(maxsize=64)(partial(self._redactor.clean, most_chars=MAX_WORD_CHARS))  # few, and often
         self._slots = asyncio.Semaphore(config.max_concurrency) if config.max_concurrency else None
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -285,7 +285,9 @@ class Worker:
         if ending.detail:
             record.error_detail = self._redactor.clean(ending.detail)
         if record.finish_reason and record.finish_reason not in FINISH_REASONS:
-            record.finish_reason = self._finish_reason(record.finish_reason)
+            record.finish_reason = self._word(record.finish_reason)
+        if record.server is not None:
+            record.server = self._clean_facts(record.server)
         if self._config.keep_output:
             record.output = self._redactor(decoded.text)
         if sent_to_engine:
@@ -293,6 +295,11 @@ class Worker:
         else:
             self._sink.started()
         self._keep(record, decoded.text, recorder.payloads)
+
+    def _clean_facts(self, server: ServerFacts) -> ServerFacts:
+        known_by = None if server.request_id is None else self._redactor.clean(server.request_id)
+        durations_ns = {self._word(name): duration_ns for name, duration_ns in server.durations_ns.items()}
+        return ServerFacts(durations_ns=durations_ns, request_id=known_by, refused=server.refused)
 
     def _keep(self, record: RequestRecord, _text: str, _payloads: list[Any]) -> None:
         """Where every record ends, with its answer."""

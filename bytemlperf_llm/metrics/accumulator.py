@@ -25,6 +25,7 @@ from bytemlperf.statistics.columns import ABSENT, Column, column, either, presen
 from bytemlperf_llm.metrics.blocks import Block, block_of, blocks_of
 from bytemlperf_llm.metrics.definitions import STAGES, due_ns, last_ns, stage_times_ns
 from bytemlperf_llm.metrics.recount import Counted, RecountTally, read_recount
+from bytemlperf_llm.metrics.server_tally import ServerTally
 from bytemlperf_llm.metrics.session_tally import SessionTally
 from bytemlperf_llm.metrics.tokens import TokenTally
 from bytemlperf_llm.record.record import Outcome, RequestRecord
@@ -86,6 +87,7 @@ class Accumulator:
         self.failures = _Failures()
         self.tokens = TokenTally()
         self.sessions = SessionTally()
+        self.server = ServerTally()
         self.labels: dict[str, dict[str, int]] = {"class_name": {}, "endpoint": {}}
         self.batched_tokens = 0
         self.stream_tokens = 0
@@ -156,8 +158,11 @@ class Accumulator:
             **dict(zip(STAGES, _stages(records, block.last.tolist()), strict=True)),
             **dict(zip(REASONING, _reasoning(records), strict=True)),
         }
+        before = len(self._stored["index"]) if self._stored else 0
+        fields |= self.server.columns(records)
         for name, values in fields.items():
-            self._stored.setdefault(name, array("q")).extend(ABSENT if value is None else value for value in values)
+            stored = self._stored.setdefault(name, array("q", [ABSENT]) * before)
+            stored.extend(ABSENT if value is None else value for value in values)
         last = block.last
         if any(record.inputs for record in records):
             last = column([ABSENT if (end_ns := last_ns(record)) is None else end_ns for record in records])

@@ -42,6 +42,7 @@ from bytemlperf_llm.metrics.rates import (
 )
 from bytemlperf_llm.metrics.reasoning import Reasoning, reasoning_of
 from bytemlperf_llm.metrics.recount import Counted
+from bytemlperf_llm.metrics.server_times import ServerTimes, server_times_of
 from bytemlperf_llm.metrics.sessions import Sessions, idle_ns, sessions_of
 from bytemlperf_llm.metrics.stalls import Stalls, find_stalls
 from bytemlperf_llm.metrics.tokens import Tokens, token_warnings
@@ -90,6 +91,7 @@ class Summary(msgspec.Struct, kw_only=True):
     prefix: PrefixCache | None = None
     stalls: Stalls | None = None
     reasoning: Reasoning | None = None
+    server_times: ServerTimes | None = None
     percentile_definition: str = PERCENTILE_DEFINITION
     interval_definition: str = INTERVAL_DEFINITION
 
@@ -158,6 +160,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         endpoints=endpoints_of(acc, facts, steady),
         stalls=find_stalls(acc),
         reasoning=reasoning_of(acc),
+        server_times=server_times_of(acc, facts.percentiles),
     )
 
 

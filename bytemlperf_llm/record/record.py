@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from engines.contract import ErrorClass, Ns, Stages
+from engines.contract import ErrorClass, Ns, ServerFacts, Stages
 
 Outcome = Literal["ok", "failed", "cancelled", "dropped", "in_flight"]
 """Every scheduled request ends in exactly one: answered; failed (see error_class); cancelled by
@@ -63,6 +63,7 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     finish_reason: str | None = None
     worker: int = 0
     stages: Stages | None = None
+    server: ServerFacts | None = None
     output_sha256: str | None = None
     output: str | None = None
 

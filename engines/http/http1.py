@@ -48,7 +48,8 @@ class Framing(Enum):
 
 
 class Head(NamedTuple):
-    """A response head. Header names are lower case; the last of equal names wins. Heads are shared
+    """A response head. Header names are lower case; the last of equal names wins, but
+    for Server-Timing, a list over all of them. Heads are shared
     between equal responses: don't change `headers`."""
 
     status: int
@@ -106,11 +107,19 @@ def _head(block: bytes) -> Head:
         if not colon or not name or name != name.strip() or b"\n" in line:
             raise HttpParseError("malformed response header")
         headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+    if "server-timing" in headers:
+        headers["server-timing"] = ", ".join(_values(lines, b"server-timing"))
     status = int(match[2])
     framing, length = _framing(status, headers)
     connection = headers.get("connection", "").lower()
     keep_alive = "close" not in connection if match[1] == b"1" else "keep-alive" in connection
     return Head(status, headers, framing, length, keep_alive and framing is not Framing.UNTIL_CLOSE)
+
+
+def _values(lines: Sequence[bytes], name: bytes) -> list[str]:
+    """Of a header that may come several times."""
+    pairs = (line.partition(b":") for line in lines)
+    return [value.strip().decode("latin-1") for key, _, value in pairs if key.lower() == name]
 
 
 def _framing(status: int, headers: dict[str, str]) -> tuple[Framing, int]:

@@ -18,6 +18,7 @@ import msgspec
 from engines.contract import Decoded, ErrorClass, Usage
 from engines.http.http1 import HttpParseError, head_and_body
 from engines.openai.decode import CLASSIFIED_BYTES, classify, excerpt, words_of
+from engines.openai.head_facts import head_facts
 from engines.openai.usage import loose_usage
 from engines.untrusted import UntrustedJson, decode_json
 
@@ -48,21 +49,22 @@ class OutputsDecoder:
 
     def __call__(self, payloads: Sequence[Any]) -> Decoded:
         """Reads of the lean transport (head included), or a `Head` followed by body reads."""
-        nothing = [0] * len(payloads)
+        decoded = Decoded(tokens_per_chunk=[0] * len(payloads), text="")
         try:
             head, body = head_and_body(payloads)
         except HttpParseError as error:
-            return Decoded(tokens_per_chunk=nothing, text="", error_class="malformed_stream", error_detail=str(error))
-        refused = classify(head, body[:CLASSIFIED_BYTES], stream=False)
-        if refused is None:
-            refused = _error_in(body)
+            decoded.error_class, decoded.error_detail = "malformed_stream", str(error)
+            return decoded
+        decoded.server = head_facts(head.headers)
+        refused = classify(head, body[:CLASSIFIED_BYTES], stream=False) or _error_in(body)
         if refused is not None:
-            return Decoded(tokens_per_chunk=nothing, text="", error_class=refused[0], error_detail=refused[1])
+            decoded.error_class, decoded.error_detail = refused
+            return decoded
         try:
-            outputs, usage = self._read(body)
+            decoded.outputs, decoded.usage = self._read(body)
         except (UntrustedJson, ValueError) as error:
-            return Decoded(tokens_per_chunk=nothing, text="", error_class="invalid_output", error_detail=str(error))
-        return Decoded(tokens_per_chunk=nothing, text="", outputs=outputs, usage=usage)
+            decoded.error_class, decoded.error_detail = "invalid_output", str(error)
+        return decoded
 
     def _read(self, body: bytes) -> tuple[int, Usage]:
         """How many vectors or scores, and what they cost. Raises UntrustedJson, and ValueError where one of them can't be right."""

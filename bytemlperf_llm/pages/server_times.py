@@ -1,0 +1,41 @@
+"""What the server says of each request, on the page and, with --verbose, in the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bytemlperf.runs.kinds import Table, Text
+from bytemlperf.units import NS_PER_MS
+from bytemlperf_llm.pages.server import GROUP, LABELS, ORDER
+
+NOTE = "What the server says of each answered request, by its own clock: exact percentiles. Of E2E: share of the time from sent."
+ASIDES = {
+    "refused": "{:,} metrics of Server-Timing were no duration.",
+    "impossible": "{:,} durations were longer than their request, and are left out.",
+    "unnamed": "{:,} durations had a name beyond the first sixteen.",
+    "own_ids": "{:,} responses had an id of the server's own: server.request_id in their records.",
+}
+
+
+def server_time_sections(summary: dict[str, Any]) -> list[Table | Text]:
+    """A row for each duration, and what of them was left out; nothing where the server says nothing."""
+    times = summary.get("server_times")
+    if not times:
+        return []
+    rows = [_row(name, times) for name in sorted(times["durations"], key=_place)]
+    asides = " ".join(text.format(times[key]) for key, text in ASIDES.items() if times[key])
+    if not rows:
+        return [Text(body=asides, detail=True, group=GROUP)]
+    columns, note = ["ms", "count", "mean", "p50", "p99", "of E2E"], f"{NOTE} {asides}".strip()
+    return [Table(title="Server, per request", columns=columns, rows=rows, note=note, group=GROUP, spare=("count",), detail=True)]
+
+
+def _row(name: str, times: dict[str, Any]) -> list[str | float | int | None]:
+    metric = times["durations"][name]
+    levels = [metric["percentiles"].get(level) for level in ("50", "99")]
+    shown = [level / NS_PER_MS if isinstance(level, int) else level for level in levels]
+    return [LABELS.get(name, name), metric["count"], metric["mean"] / NS_PER_MS, *shown, f"{times['shares'][name]:.1%}"]
+
+
+def _place(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else len(ORDER)

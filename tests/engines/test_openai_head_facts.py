@@ -1,0 +1,73 @@
+"""What a response's head says of its request: real headers, and lying ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engines.contract import ServerFacts
+from engines.http.http1 import parse_head
+from engines.openai.decode import DONE_EVENT, decode
+from engines.openai.head_facts import MAX_DURATIONS, durations_of, head_facts
+from tests.engines.test_openai_streams import FINISH, ROLE, framed, says, usage
+
+MS = 1_000_000
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("timing", "durations_ns", "refused"),
+    [
+        ("queue;dur=12.5, prefill;dur=3", {"queue": 12_500_000, "prefill": 3 * MS}, 0),
+        ('cache;desc="Cache; Read, of all";dur=23.2', {"cache": 23_200_000}, 0),
+        ('db; DUR = "53" ;x=1,app;dur=47.2', {"db": 53 * MS, "app": 47_200_000}, 0),
+        ("miss, hit;desc=x", {}, 0),
+        ("a;dur=-1, b;dur=nan, c;dur=1e300, d;dur=inf, e;dur=, f;dur=999999999999", {}, 6),
+        ("qué;dur=1, <b>;dur=1, " + "n" * 33 + ";dur=1, ;dur=1", {}, 4),
+        ('open;desc="never closed;dur=1', {}, 0),
+        ("q;dur=1, q;dur=2", {"q": 2 * MS}, 0),
+        ("", {}, 0),
+    ],
+)
+def test_server_timing_is_read_and_what_is_no_duration_is_counted(timing: str, durations_ns: dict[str, int], refused: int) -> None:
+    assert durations_of(timing) == (durations_ns, refused)
+
+
+def test_ten_thousand_metrics_are_cut_and_counted() -> None:
+    found, refused = durations_of(",".join(f"m{place};dur=1" for place in range(10_000)))
+    assert len(found) == MAX_DURATIONS
+    assert refused > 0
+
+
+def test_several_header_lines_are_one_list() -> None:
+    parsed = parse_head(STREAM + b"Server-Timing: a;dur=1\r\nX-Other: 1\r\nserver-timing: b;dur=2\r\n\r\n")
+    assert parsed is not None
+    assert head_facts(parsed[0].headers) == ServerFacts(durations_ns={"a": MS, "b": 2 * MS})
+
+
+@pytest.mark.parametrize(
+    ("headers", "facts"),
+    [
+        ({}, None),
+        ({"x-request-id": "req_1"}, ServerFacts(request_id="req_1")),
+        ({"request-id": "req_2"}, ServerFacts(request_id="req_2")),
+        ({"x-request-id": "two words"}, ServerFacts()),
+        ({"x-request-id": "x" * 129}, ServerFacts()),
+        ({"x-request-id": "\x1b[31m"}, ServerFacts()),
+    ],
+)
+def test_an_id_is_one_short_word(headers: dict[str, str], facts: ServerFacts | None) -> None:
+    assert head_facts(headers) == facts
+
+
+@pytest.mark.parametrize("events", [[ROLE, *says(2), FINISH, usage(2), DONE_EVENT], [ROLE, *says(2)]], ids=["fast path", "slow path"])
+def test_a_decoded_stream_has_them(events: list[Any]) -> None:
+    head = STREAM + b"server-timing: queue;dur=4\r\nx-request-id: theirs\r\n\r\n"
+    assert decode([head, *map(framed, events), b"0\r\n\r\n"]).server == ServerFacts(durations_ns={"queue": 4 * MS}, request_id="theirs")
+
+
+def test_a_refusal_has_them_too() -> None:
+    decoded = decode([b"HTTP/1.1 503 Busy\r\nx-request-id: theirs\r\nserver-timing: queue;dur=9\r\ncontent-length: 2\r\n\r\n{}"])
+    assert decoded.error_class == "http_5xx"
+    assert decoded.server == ServerFacts(durations_ns={"queue": 9 * MS}, request_id="theirs")
