@@ -13,6 +13,7 @@ from bytemlperf.export.timeline import Slice, Story, end_to_end
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, RunKind, Section, few, resume_command
 from bytemlperf.runs.records import RunRecords, once
+from bytemlperf.runs.verdicts import VerdictName, worst
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.campaign.cells import Cell, beside_each_other, cells_of, gate_failures, lost_runs, point_of, unlike
 from bytemlperf_llm.campaign.records import JobRecord, last_of_each
@@ -22,7 +23,8 @@ from bytemlperf_llm.sweep.row import PointRow, readings, run_findings
 KIND_NAME = "campaign"
 HEADLINES = ("ttft p50", "output_token_throughput")
 EXIT_PARTIAL = 1
-DISTRUSTED = ("invalid", "failing")
+DISTRUSTED: tuple[VerdictName, ...] = ("invalid", "failing")
+IMPRECISE: tuple[VerdictName, ...] = ("client-limited", "thin")
 
 
 class CampaignKind(RunKind):
@@ -44,16 +46,18 @@ class CampaignKind(RunKind):
         gate = gate_failures(beside_each_other(cells, Path(), KIND_NAME), conditions) if cells else []
         lost = lost_runs(cells)
         said = [f"{engine}: {len(those)} run{'s' * (len(those) > 1)} failed: {reason}" for (engine, reason), those in lost.items()]
-        distrusted = [_such_as(cells, verdict) for verdict in DISTRUSTED if any(record.verdict == verdict for record in _measured(cells))]
+        such = {verdict: _such_as(cells, verdict) for verdict in (*DISTRUSTED, *IMPRECISE)}
+        distrusted = [text for verdict in DISTRUSTED for text in such[verdict]]
         missing = sum(cell.planned - len(cell.records) for cell in cells)
         other_load = unlike(cells)
         strict = part(config, "campaign").get("same_schedule", True)
         reasons = [*(other_load if strict else []), *few(said), *distrusted]
         reasons += [f"{missing} of {sum(cell.planned for cell in cells)} runs have not been done"] if missing else []
         invalid = (other_load and strict) or not _measured(cells)
+        verdicts: dict[VerdictName, object] = {"invalid": invalid, "partial": reasons, **{verdict: such[verdict] for verdict in IMPRECISE}}
         return {
-            "verdict": "invalid" if invalid else "partial" if reasons else "valid",
-            "reasons": reasons,
+            "verdict": worst(verdicts),
+            "reasons": [*reasons, *(text for verdict in IMPRECISE for text in such[verdict])],
             "warnings": [] if strict else other_load,
             "counts": {"ok": len(_measured(cells)), "failed": sum(map(len, lost.values())), "not run": missing},
             "metrics": {},
@@ -100,7 +104,7 @@ class CampaignKind(RunKind):
 
     def exit_status(self, summary: dict[str, Any]) -> int:
         """1 unless every run was measured and no condition was met."""
-        return 0 if summary.get("verdict") == "valid" and not part(summary, "gate").get("failures") else EXIT_PARTIAL
+        return 0 if summary.get("verdict") not in ("partial", "invalid") and not part(summary, "gate").get("failures") else EXIT_PARTIAL
 
 
 KIND = CampaignKind()
@@ -126,11 +130,13 @@ def _slice(record: JobRecord) -> Slice:
     )
 
 
-def _such_as(cells: list[Cell], verdict: str) -> str:
-    """How many runs have it, and the first of them."""
+def _such_as(cells: list[Cell], verdict: str) -> list[str]:
+    """How many runs have it, and the first of them; nothing where none has."""
     those = [record for record in _measured(cells) if record.verdict == verdict]
+    if not those:
+        return []
     are = "is" if len(those) == 1 else "are"
-    return f"{len(those)} of {len(_measured(cells))} runs {are} {verdict}, such as {those[0].name}: {'; '.join(those[0].reasons[:1])}"
+    return [f"{len(those)} of {len(_measured(cells))} runs {are} {verdict}, such as {those[0].name}: {'; '.join(those[0].reasons[:1])}"]
 
 
 def _row(cell: Cell) -> dict[str, Any]:

@@ -41,11 +41,13 @@ class CapacityKind(RunKind):
     of_runs = True
 
     def summarise(self, run: dict[str, Any], records: Iterable[ProbeRow]) -> dict[str, Any]:
-        """The answer with a verdict: valid where a load holds, client-limited where the client was the limit, else invalid."""
+        """The answer with a verdict: client-limited where the client was the limit, invalid where no load holds, partial where the search
+        ended before both ends were as near as requested, else valid."""
         question = question_of(run)
         found = capacity_of(question, list(records), stopped_because(run))
         limited = found.stopped_because == "client"
-        verdict = "client-limited" if limited else "invalid" if found.holds_at is None else "valid"
+        narrow = found.stopped_because == "within" and found.fails_at is not None
+        verdict = "client-limited" if limited else "invalid" if found.holds_at is None else "valid" if narrow else "partial"
         reasons = [] if verdict == "valid" else [sentence(found, question, why=True)]
         answer: dict[str, Any] = msgspec.to_builtins(found)
         return {"verdict": verdict, "reasons": reasons, "warnings": [], **answer}

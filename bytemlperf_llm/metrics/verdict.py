@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 
 import msgspec
 
 from bytemlperf.arrivals.delivered import ARRIVAL_ALPHA, ARRIVAL_DISTANCE, dispersion_tolerance
-from bytemlperf.runs.verdicts import EXIT_FAILING, VERDICTS, VerdictName, exit_status
+from bytemlperf.report.text import counted
+from bytemlperf.runs.verdicts import EXIT_FAILING, VerdictName, exit_status, worst
+from bytemlperf.statistics.statistics import needed_count
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.load import Load
@@ -72,6 +75,9 @@ WARN_EFFECTIVE_SHARE = 0.5
 """A mean worth less than half of its values is noted: neighbouring requests share their queue."""
 
 
+MEDIAN = Fraction(1, 2)
+
+
 class Verdict(msgspec.Struct, kw_only=True):
     """The verdict with one sentence for each reason (none when valid)."""
 
@@ -116,12 +122,10 @@ def judge(facts: RunFacts, evidence: Evidence) -> Verdict:
         ],
         "failing": [*_failing(evidence)],
         "overloaded": [*_overloaded(facts, evidence.load)],
+        "thin": [*_thin(evidence)],
         "client-limited": [*_client_failures(evidence), *_loop(facts), *_late(evidence, 1, LATENESS_INVALID_FACTOR)],
     }
-    holding: list[VerdictName] = [name for name, found in reasons.items() if found]
-    return Verdict(
-        verdict=max(holding, key=VERDICTS.index, default="valid"), reasons=[reason for found in reasons.values() for reason in found]
-    )
+    return Verdict(verdict=worst(reasons), reasons=[reason for found in reasons.values() for reason in found])
 
 
 def _records(evidence: Evidence) -> Iterator[str]:
@@ -200,6 +204,12 @@ def _failing(evidence: Evidence) -> Iterator[str]:
             f"{failed} of {sent} requests failed ({failed / sent:.1%}, limit {FAILING_SHARE:.0%}): figures cover the successful ones; "
             "see the failures by class, lower the load or fix the server"
         )
+
+
+def _thin(evidence: Evidence) -> Iterator[str]:
+    answered, needed = evidence.outcomes.get("ok", 0), needed_count(MEDIAN)
+    if 0 < answered < needed:
+        yield f"{counted(answered, 'response')}: insufficient for a median with an interval, which takes {needed}; raise --num-prompts"
 
 
 def _client_failures(evidence: Evidence) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.runs.kinds import Section, Table, Text
+from bytemlperf.runs.verdicts import SOUND
 from bytemlperf_llm.metrics.client_error import ClientError, sentence
 from bytemlperf_llm.pages.groups import group_sections
 from bytemlperf_llm.pages.latency import ANSWERS, DETAILS, latency_table
@@ -28,7 +29,7 @@ def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Sect
     """Latencies and what was reached; failures and outages where there were any. Whether the load was on target is a detail where it
     was, and so are latencies without the client's own wait where there was none."""
     title = "latency, ms (percentiles by nearest rank; 95 % interval below each figure)"
-    on_target = summary["verdict"] == "valid"
+    on_target = summary["verdict"] in SOUND
     load = msgspec.structs.replace(schedule_table(summary), title="", note="", detail=on_target)
     more = latency_table(summary, DETAILS)
     sections: list[Section] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from bytemlperf.runs.verdicts import SOUND
 from bytemlperf_llm.sweep.row import CLIENT
 
 SHARES = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.2)
@@ -28,7 +29,7 @@ def next_rate(ceiling_rps: float, verdicts: Mapping[float, str]) -> float | None
     """The next rate to measure, with the verdicts so far by rate ("" of one at which no request was due); None when the curve is whole,
     or when more would bring nothing."""
     over = min((rate for rate, verdict in verdicts.items() if verdict in OVERLOADED), default=math.inf)
-    carried = max((rate for rate, verdict in verdicts.items() if verdict == "valid" and rate < over), default=None)
+    carried = max((rate for rate, verdict in verdicts.items() if verdict in SOUND and rate < over), default=None)
     highest = sorted(verdicts)[-CLIENT_TRIES:]
     if len(verdicts) >= MOST_RATES or (len(highest) == CLIENT_TRIES and all(verdicts[rate] in CLIENT for rate in highest)):
         return None

@@ -13,7 +13,7 @@ from bytemlperf.report.gather import view_run
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end, resume_command
 from bytemlperf.runs.records import RunRecords, once
-from bytemlperf.runs.verdicts import VerdictName
+from bytemlperf.runs.verdicts import SOUND, VerdictName, worst
 from bytemlperf_llm.points.flags import requests_text
 from bytemlperf_llm.sweep.curve import Curve, curves_of
 from bytemlperf_llm.sweep.row import TOKENS, PointRow, latest, run_findings
@@ -81,7 +81,7 @@ class SweepKind(RunKind):
 
     def next_command(self, run: dict[str, Any], summary: dict[str, Any], folder: Path) -> tuple[str, str] | None:
         """What has no figures, or those of a client at its limit, may be measured again."""
-        if summary["verdict"] not in ("valid", "overloaded") or not came_to_its_end(run):
+        if summary["verdict"] not in (*SOUND, "overloaded") or not came_to_its_end(run):
             return resume_command(run, folder), "measure again what is not on the curve"
         return None
 
@@ -94,7 +94,8 @@ def _judged(rows: list[PointRow]) -> tuple[VerdictName, list[str]]:
     lacking = [row for row in rows if row.state != "measured"]
     reasons = [f"{len(lacking)} of {len(rows)} points have no figures: {lacking[0].why}"] if lacking else []
     measured = [row for row in rows if row.state == "measured"]
-    untrue = {verdict: [row for row in measured if row.verdict == verdict] for verdict in ("invalid", "client-limited")}
+    verdicts: tuple[VerdictName, ...] = ("invalid", "client-limited", "thin")
+    untrue = {verdict: [row for row in measured if row.verdict == verdict] for verdict in verdicts}
     reasons += [
         f"{len(found)} of {len(rows)} points {'is' if len(found) == 1 else 'are'} {verdict}: {found[0].why}"
         for verdict, found in untrue.items()
@@ -103,7 +104,9 @@ def _judged(rows: list[PointRow]) -> tuple[VerdictName, list[str]]:
     if not any(row.carried for row in rows):
         overloaded = [row for row in rows if row.on_curve]
         return ("overloaded", [*reasons, f"no load was carried: {overloaded[0].why}"]) if overloaded else ("invalid", reasons)
-    return "partial" if lacking or untrue["invalid"] else "client-limited" if untrue["client-limited"] else "valid", reasons
+    if lacking or untrue["invalid"]:
+        return "partial", reasons
+    return worst(untrue), reasons
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from bytemlperf.report.gather import view_run
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Better, Figure
 from bytemlperf.runs.suite import verify_suite
+from bytemlperf.runs.verdicts import SOUND
 from bytemlperf_llm.kind import KIND
 from bytemlperf_llm.sweep.axes import AUTO_LEVEL, Level
 
@@ -24,7 +25,7 @@ FolderName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}$)[^/\\]*$")]
 """Never a way out of the sweep's folder, which may be a stranger's."""
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 THROUGHPUT, TOKENS = "request_throughput", "output_token_throughput"
-ON_CURVE = ("valid", "overloaded")
+ON_CURVE = (*SOUND, "overloaded")
 """Verdicts of runs whose figures are the server's."""
 CLIENT = ("client-limited", "invalid")
 
@@ -69,7 +70,7 @@ class PointRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def carried(self) -> bool:
         """Whether its load was carried, and its latency is that of a steady state."""
-        return self.state == "measured" and self.verdict == "valid"
+        return self.state == "measured" and self.verdict in SOUND
 
     @property
     def of_client(self) -> bool:

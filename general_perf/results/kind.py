@@ -12,7 +12,7 @@ import msgspec
 from bytemlperf.export.timeline import Fact, Slice, Story, end_to_end
 from bytemlperf.runs.kinds import Figure, PlannedJob, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import once
-from bytemlperf.runs.verdicts import VERDICTS, VerdictName
+from bytemlperf.runs.verdicts import VerdictName, median_reasons, worst
 from bytemlperf.units import NS_PER_S
 from general_perf.backends.contract import Coverage
 from general_perf.job.records import (
@@ -42,8 +42,8 @@ from general_perf.results.points import (
 )
 from general_perf.results.sections import sections, terminal_sections
 
-STEADY_WIDTH = 0.1
-"""Of the median's 95 % interval over the median, up to which a point is steady."""
+LATENCY = " | latency"
+"""How the names of a point's latencies end."""
 
 
 class GeneralKind(RunKind):
@@ -213,7 +213,7 @@ def _numerics(record: NumericsRecord | None) -> dict[str, Any]:
 def _metrics(name: str, record: PerformanceRecord) -> dict[str, Any]:
     point = f"{name} | {point_of(record)}"
     summaries = {
-        f"{point} | latency": latency(record),
+        point + LATENCY: latency(record),
         f"{point} | throughput": speed(record),
         f"{point} | service time": service_time(record),
     }
@@ -226,22 +226,11 @@ def _verdict(rows: list[dict[str, Any]], counts: Counter[str], metrics: dict[str
         return "invalid", [f"{counts['not run']} of {len(rows)} jobs were not run"]
     if not any(row["status"] == "ok" or (row["error_class"] == "missing_dataset" and row["points"]) for row in rows):
         return "invalid", [f"no job was measured: {', '.join(f'{count} {status}' for status, count in sorted(counts.items()))}"]
-    reasons: dict[VerdictName, str] = {}
-    widths = [_median_width(metric) for name, metric in metrics.items() if name.endswith("| latency")]
-    steady = [width for width in widths if width is not None and width <= STEADY_WIDTH]
-    if widths and all(width is None for width in widths):
-        reasons["thin"] = f"no median has an interval: all of {len(widths)} points have insufficient calls"
-    elif widths and not steady:
-        reasons["noisy"] = f"none of {len(widths)} points is steady: every median's interval is wider than {STEADY_WIDTH:.0%}"
+    points = {name.removesuffix(LATENCY): metric for name, metric in metrics.items() if name.endswith(LATENCY)}
+    reasons = median_reasons("point", points)
     if counts["failed"]:
         reasons["partial"] = f"of {len(rows)} jobs {counts['failed']} failed"
-    return max(reasons, key=VERDICTS.index, default="valid"), list(reasons.values())
-
-
-def _median_width(metric: dict[str, Any]) -> float | None:
-    """Of the median's 95 % interval over the median; None without one."""
-    median, interval = metric["percentiles"]["50"], metric["ci95"]["50"]
-    return None if isinstance(interval, str) or isinstance(median, str) else float((interval[1] - interval[0]) / median)
+    return worst(reasons), list(reasons.values())
 
 
 def _warnings(rows: list[dict[str, Any]]) -> list[str]:
@@ -268,6 +257,6 @@ def _run_elsewhere(row: dict[str, Any]) -> str:
 def _load_warnings(opened: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
     warnings = []
     for point, facts in opened.items():
-        median = metrics.get(f"{point} | latency", {}).get("percentiles", {}).get("50")
+        median = metrics.get(point + LATENCY, {}).get("percentiles", {}).get("50")
         warnings += [f"{point}: {fault}" for fault in faults(facts, median if isinstance(median, int | float) else None)]
     return warnings

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from bytemlperf.child.process import environment
 from bytemlperf.errors import UserError
+from bytemlperf.runs.verdicts import SOUND
 from bytemlperf.units import NS_PER_MS
 from micro.predict.prediction import Prediction
 
@@ -84,9 +85,9 @@ def check(engine: str, model: str, prediction: Prediction, threads: int, runs_di
 
 
 def compare(engine: str, folder: Path, command: list[str], prediction: Prediction) -> Checked:
-    """From the run's summary. Raises UserError where its verdict is not valid."""
+    """From the run's summary. Raises UserError where its verdict says that its figures are not the engine's."""
     summary = json.loads((folder / "summary.json").read_bytes())
-    if summary["verdict"] != "valid":
+    if summary["verdict"] not in SOUND:
         raise UserError(f"the run to compare with is {summary['verdict']}: {'; '.join(summary['reasons'])}", f"see {folder}")
     described = json.loads((folder / "run.json").read_bytes())["engine"]
     metrics, rates = summary["metrics"], summary["rates"]

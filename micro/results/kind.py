@@ -11,7 +11,7 @@ import msgspec
 from bytemlperf.export.timeline import Slice, Story, end_to_end
 from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end, few
 from bytemlperf.runs.records import once
-from bytemlperf.runs.verdicts import VERDICTS, VerdictName
+from bytemlperf.runs.verdicts import VerdictName, sample_reasons, worst
 from bytemlperf.units import NS_PER_S
 from micro.cases.case import Case
 from micro.measure.timing import Timed, latency_of, metric_of
@@ -108,17 +108,14 @@ def _verdict(ok: Sequence[Row], counts: Counter[Status]) -> tuple[VerdictName, l
     if not ok:
         lost = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
         return "invalid", [f"no case was measured{f': {lost}' if lost else ''}"]
-    reasons: dict[VerdictName, str] = {}
-    words = Counter(row.noise.partition(":")[0] for row in ok)
-    if words["insufficient"] == len(ok):
-        reasons["thin"] = f"no median has an interval: all of {len(ok)} measured cases have insufficient samples"
-    elif not words["steady"]:
-        reasons["noisy"] = f"none of {len(ok)} measured cases is steady"
+    insufficient = [row.key for row in ok if row.noise.startswith("insufficient")]
+    unsteady = [row.key for row in ok if row.noise != "steady" and row.key not in insufficient]
+    reasons = sample_reasons("case", len(ok), insufficient, unsteady)
     lost_ways: tuple[Status, ...] = ("failed", "skipped")
     without = [f"{counts[status]} {status}" for status in lost_ways if counts[status]]
     if without:
         reasons["partial"] = f"of {counts.total()} cases {' and '.join(without)}"
-    return max(reasons, key=VERDICTS.index, default="valid"), list(reasons.values())
+    return worst(reasons), list(reasons.values())
 
 
 def _timed(row: Row) -> Timed:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bytemlperf.errors import UserError
 from bytemlperf.runs.kinds import Figure
@@ -64,6 +65,15 @@ def test_another_schedule_is_another_load(same_schedule):
     assert [text.partition(",")[0] for text in said] == ["b · chat · own load · repeat 2: another schedule than a's"]
     assert summary["verdict"] == ("invalid" if same_schedule else "valid")
     assert KIND.exit_status(summary) == (1 if same_schedule else 0)
+
+
+def test_a_run_that_is_thin_or_of_a_client_at_its_limit_makes_the_campaign_so():
+    run = {"config": {"jobs": [["a", "chat", "own load", 1], ["a", "chat", "own load", 2]]}}
+    for verdict in ("thin", "client-limited"):
+        summary = KIND.summarise(run, [record("a", "1"), replace(record("a", "1", 2), verdict=verdict, reasons=["why"])])
+        assert summary["verdict"] == verdict
+        assert summary["reasons"] == [f"1 of 2 runs is {verdict}, such as a · chat · own load · repeat 2: why"]
+        assert KIND.exit_status(summary) == 0
 
 
 def test_repeats_are_pooled_by_their_mean_and_spread_and_a_share_stays_below_100():

@@ -50,7 +50,10 @@ def test_a_client_that_is_the_limit_says_so_and_is_the_verdict() -> None:
     assert "at least 4 requests/s: your client is the limit" in sentence(capacity_of(QUESTION, rows, "client"), QUESTION)
     run: dict[str, Any] = {"config": {"search": {"goal": {}, "slo_ms": {"ttft": 500.0}, "first_load": 1.0}}}
     ended = [({"end": {"stopped_because": reason}} if reason else {}) for reason in ("client", "requests", "")]
-    assert [KIND.summarise(run | end, rows)["verdict"] for end in ended] == ["client-limited", "valid", "valid"]
+    narrow = [row(4.0, Outcome.HOLDS, 0.0), row(4.1, Outcome.FAILS, 0.1)]
+    summary = KIND.summarise(run | {"end": {"stopped_because": "within"}}, narrow)
+    assert (summary["verdict"], summary["reasons"]) == ("valid", [])
+    assert [KIND.summarise(run | end, rows)["verdict"] for end in ended] == ["client-limited", "partial", "partial"]
     assert [KIND.summarise(run | end, rows[1:])["verdict"] for end in ended] == ["client-limited", "invalid", "invalid"]
     assert KIND.summarise(run, rows)["stopped_because"] == "killed"
     summaries = [KIND.summarise(run | ended[0], probes) for probes in (rows, rows[1:])]

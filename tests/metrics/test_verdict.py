@@ -72,6 +72,7 @@ CASES = [
     (OPEN, {"contradictions": 1}, "invalid", "do not sum"),
     (OPEN, {"outcomes": {"failed": 100}}, "invalid", "no request succeeded"),
     (OPEN, {"outcomes": {}, "scheduled": 0, "sent_requests": 0}, "invalid", "no request was scheduled"),
+    (OPEN, {"outcomes": {"ok": 2}, "scheduled": 2}, "thin", "2 responses: insufficient for a median"),
     (OPEN, {"unrecorded": 5}, "valid", ""),
     (OPEN, {"unrecorded": 4, "outcomes": {"ok": 94, "dropped": 2}}, "invalid", "6 of 100 scheduled"),
     (OPEN, {"load": load(offered_rate=9.51)}, "valid", ""),

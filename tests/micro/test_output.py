@@ -206,21 +206,21 @@ def test_a_sheet_without_flops_still_shows_its_share_of_memory() -> None:
     ("noises", "others", "verdict", "reason"),
     [
         (["steady", "noisy: 3 %"], ["refused"], "valid", None),
-        (["noisy: 3 %", "drifting: +4 %"], [], "noisy", "none of 2 measured cases is steady"),
+        (["noisy: 3 %", "drifting: +4 %"], [], "noisy", "2 of 2 cases have no steady median: ok 0 and 1 more"),
         (
             ["insufficient: 3", "insufficient: 4"],
             [],
             "thin",
-            "no median has an interval: all of 2 measured cases have insufficient samples",
+            "2 of 2 cases have insufficient samples for an interval of the median: ok 0 and 1 more",
         ),
-        (["insufficient: 3", "noisy: 3 %"], [], "noisy", "none of 2 measured cases is steady"),
+        (["steady", "insufficient: 3"], [], "thin", "1 of 2 cases has insufficient samples for an interval of the median: ok 1"),
         (["steady"], ["skipped", "skipped", "failed"], "partial", "of 4 cases 1 failed and 2 skipped"),
-        (["noisy: 3 %"], ["skipped"], "partial", "none of 1 measured cases is steady"),
+        (["noisy: 3 %"], ["skipped"], "partial", "ok 0 has no steady median"),
         ([], ["failed"], "invalid", "no case was measured: 1 failed"),
         ([], ["skipped", "refused"], "invalid", "no case was measured: 1 refused, 1 skipped"),
     ],
 )
-def test_the_verdict_says_when_all_is_noise_thin_or_left_out(
+def test_the_verdict_says_when_most_is_noise_thin_or_left_out(
     noises: list[str], others: list[str], verdict: str, reason: str | None
 ) -> None:
     rows = [msgspec.structs.replace(ROWS[5], key=f"ok {place}", noise=noise) for place, noise in enumerate(noises)]

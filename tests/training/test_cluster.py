@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bytemlperf.runs.verdicts import SOUND
 from tests.training.conftest import PATIENCE_S, Ran, bmp
 
 KUBERNETES = "1.34"
@@ -33,7 +34,7 @@ def test_two_torchruns_do_one_run(train: Callable[..., Ran]) -> None:
     assert [agent.returncode for agent in agents] == [0, 0], said
     done = bmp("train", "finish", str(made.folder))
     assert done.status == 0, done.out + done.err
-    assert done.summary["verdict"] == "valid"
+    assert done.summary["verdict"] in SOUND
     assert [step["step"] for step in done.steps] == list(range(8))
     again = bmp("train", "finish", str(made.folder))
     assert (again.status, len(again.err.strip().splitlines())) == (2, 1)

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from bytemlperf.report.blocks import axes, bounded_cell, bounded_line, dots, line
+from bytemlperf.report.text import counted
 from bytemlperf.runs.kinds import Figure, Plot, Section, Table
 from bytemlperf.runs.records import grouped
+from bytemlperf.runs.verdicts import SOUND, VerdictName, worst
 from bytemlperf.statistics.statistics import ratio
 from bytemlperf.units import NS_PER_MS, NS_PER_S
 from training.results.checks import SMOOTHED_STEPS, largest_relative_error
@@ -74,33 +76,45 @@ def summarise_study(run: dict[str, Any], records: Iterable[StudyRecord]) -> dict
     kind = config["study"]
     rows = {"scale": _scale, "predict": _predictions, "drift": _drift}[kind](kept)
     planned = len(config["precisions" if kind == "drift" else "ranks"]) * config.get("repeats", 1)
-    valid = sum(isinstance(record, PredictionRecord) or record.verdict == "valid" for record in kept)
-    reasons = [f"{valid} of {planned} runs are there and valid"] if valid < planned else []
-    for record in kept:
-        if not isinstance(record, PredictionRecord) and record.verdict == "invalid":
-            reasons += [f"{record.run}: {reason}" for reason in record.reasons[:1]]
+    runs = [record for record in kept if not isinstance(record, PredictionRecord)]
+    sound = len(kept) - sum(record.verdict not in SOUND for record in runs)
+    reasons: dict[VerdictName, list[str]] = {"partial" if sound else "invalid": _lost(runs, sound, planned)}
+    for verdict in ("thin", "noisy"):
+        reasons[verdict] = [f"{record.run}: {reason}" for record in runs if record.verdict == verdict for reason in record.reasons[:1]]
+    reasons["noisy"] += _busy(config, run.get("beside", {}).get("load_before"))
     return {
-        "verdict": "invalid" if reasons else "valid",
-        "reasons": reasons,
-        "warnings": _warnings(config, run.get("beside", {}).get("load_before"), rows),
+        "verdict": worst(reasons),
+        "reasons": [reason for held in reasons.values() for reason in held],
+        "warnings": _warnings(config, rows),
         "metrics": {},
-        "counts": {"ok": valid, "failed": len(kept) - valid},
+        "counts": {"ok": sound, "failed": len(kept) - sound},
         "study": kind,
         "rows": rows,
     }
 
 
-def _warnings(config: dict[str, Any], load: float | None, rows: list[dict[str, Any]]) -> list[str]:
-    """More ranks than cores; ranks that had to share these with other programs (the more ranks, the more they lose, and no model
-    knows it); and more than ranks can give."""
+def _lost(runs: list[PointRecord | CurveRecord], sound: int, planned: int) -> list[str]:
+    """Why figures of planned runs are missing."""
+    lost = [f"{record.run}: {reason}" for record in runs if record.verdict not in SOUND for reason in record.reasons[:1]]
+    return [f"{sound} of {counted(planned, 'run')} have figures", *lost] if sound < planned else []
+
+
+def _busy(config: dict[str, Any], load: float | None) -> list[str]:
+    """Ranks that had to share the cores with other programs: the more ranks, the more they lose, and no model knows it."""
+    cores = config.get("cores")
+    if not cores or load is None or load <= BUSY_SHARE * cores:
+        return []
+    busy = f"the machine was busy before the study (load average {load:g} on {counted(cores, 'core')})"
+    return [f"{busy}: scaling looks worse than it is"]
+
+
+def _warnings(config: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """More ranks than cores, and more than ranks can give."""
     cores, threads, scales = config.get("cores"), config.get("threads", 1), config["study"] == "scale"
     sentences = []
-    if scales and (crowded := [str(ranks) for ranks in config["ranks"] if cores and ranks * threads > cores]):
-        share = f"ranks of {threads} thread{'' if threads == 1 else 's'} share {cores} cores"
+    if scales and cores and (crowded := [str(ranks) for ranks in config["ranks"] if ranks * threads > cores]):
+        share = f"ranks of {counted(threads, 'thread')} share {counted(cores, 'core')}"
         sentences.append(f"{', '.join(crowded)} {share}: they can't scale")
-    if cores and load is not None and load > BUSY_SHARE * cores:
-        busy = f"the machine was busy before the study (load average {load:g} on {cores} cores)"
-        sentences.append(f"{busy}: scaling looks worse than it is")
     superlinear = [row["ranks"] for row in rows if scales and (row["efficiency"]["low"] or 0.0) > SUPERLINEAR]
     why = "other work slowed the smaller runs, or caches help"
     return sentences + [f"{ranks} ranks scale better than linearly: {why}" for ranks in superlinear]

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.report.text import counted
 from bytemlperf.runs.records import once
+from bytemlperf.runs.verdicts import VerdictName, median_reasons, worst
 from bytemlperf.statistics.metric import Metric, describe, rate
 from bytemlperf.statistics.statistics import INTERVAL_DEFINITION, PERCENTILE_DEFINITION
 from bytemlperf.units import NS_PER_S
@@ -31,16 +33,18 @@ def summarise(run: dict[str, Any], records: Iterable[Record]) -> dict[str, Any]:
     resumed = {part["first_attempt"] for part in run.get("resumed", []) if "first_attempt" in part}
     starts = [start for start in history.starts if start.attempt in resumed]
     pauses = [f"resumed from step {start.first_step}: the pause before is excluded" for start in starts]
-    reasons = _reasons(config, history) + [
+    metrics = _metrics(config, history)
+    invalid = _invalid(config, history) + [
         f"{check.name}: {'' if check.value is None else f'{check.value:.3g} is not below {check.limit:g}; '}{check.detail}"
         for check in checks
         if check.status == "failed"
     ]
+    reasons: dict[VerdictName, list[str]] = {"invalid": invalid, "partial": _target_missed(config, history), **_precision(config, metrics)}
     return {
-        "verdict": "invalid" if reasons else "valid",
-        "reasons": reasons,
+        "verdict": worst(reasons),
+        "reasons": [reason for held in reasons.values() for reason in held],
         "warnings": [*_warnings(config, history), *pauses],
-        "metrics": _metrics(config, history),
+        "metrics": metrics,
         "counts": _counts(history),
         "checks": [msgspec.to_builtins(check) for check in checks],
         "split": split(history),
@@ -55,7 +59,24 @@ def summarise(run: dict[str, Any], records: Iterable[Record]) -> dict[str, Any]:
     }
 
 
-def _reasons(config: dict[str, Any], history: History) -> list[str]:
+def _precision(config: dict[str, Any], metrics: dict[str, Any]) -> dict[VerdictName, list[str]]:
+    """Why step times are less than they could be: few or unsteady steps, a machine that was busy before."""
+    medians = {"the step time": metrics["step_time"]} if "step_time" in metrics else {}
+    reasons = {name: [text] for name, text in median_reasons("metric", medians).items()}
+    cores, load = config.get("cores"), config.get("load_before")
+    if cores and load is not None and config["device"] == "cpu" and load > BUSY_SHARE * cores:
+        busy = f"the machine was busy before the run (load average {load:g} on {counted(cores, 'core')}): times are inflated"
+        reasons["noisy"] = [*reasons.get("noisy", []), busy]
+    return reasons
+
+
+def _target_missed(config: dict[str, Any], history: History) -> list[str]:
+    target = config.get("target_loss")
+    missed = target is not None and history.end is not None and history.end.why != "target reached"
+    return [f"the loss did not reach {target}: there is no time to it"] if missed else []
+
+
+def _invalid(config: dict[str, Any], history: History) -> list[str]:
     reasons = []
     if not history.measured:
         reasons.append("no step was measured")
@@ -74,17 +95,10 @@ def _warnings(config: dict[str, Any], history: History) -> list[str]:
     jumps = spikes(history.losses)
     if jumps:
         warnings.append(f"the loss jumped at step {', '.join(str(history.curve[index].step) for index in jumps[:5])}")
-    target = config.get("target_loss")
-    if target is not None and history.end is not None and history.end.why != "target reached":
-        warnings.append(f"the loss did not reach {target}")
-    cores, load = config.get("cores"), config.get("load_before")
-    if cores and load is not None and config["device"] == "cpu" and load > BUSY_SHARE * cores:
-        warnings.append(f"the machine was busy before the run (load average {load:g} on {cores} cores): times are inflated")
+    cores = config.get("cores")
     ranks = config["layout"]["world"] // config["nnodes"]
     if config["device"] == "cpu" and cores and ranks * config["threads"] > cores:
-        warnings.append(
-            f"{ranks} ranks of {config['threads']} thread{'' if config['threads'] == 1 else 's'} share {cores} cores: they slow each other"
-        )
+        warnings.append(f"{ranks} ranks of {counted(config['threads'], 'thread')} share {counted(cores, 'core')}: they slow each other")
     return warnings
 
 
