@@ -207,6 +207,7 @@ RUN_KINDS = Point(
         "endpoints": "bytemlperf_llm.mlperf.kind:KIND",
         "general": "general_perf.results.kind:KIND",
         "capacity": "bytemlperf_llm.capacity.kind:KIND",
+        "engine-check": "bytemlperf_llm.conformance.kind:KIND",
         "micro": "micro.results.kind:KIND",
         "training": "training.results.kind:KIND",
     },

@@ -15,6 +15,7 @@ from bytemlperf.runs.command import summarize, verify
 from bytemlperf_llm.campaign.flags import SETTINGS as SHOOTOUT_FLAGS
 from bytemlperf_llm.campaign.flags import CampaignFlags, ShootoutFlags
 from bytemlperf_llm.capacity.flags import CAPACITY_FLAGS, CapacityFlags
+from bytemlperf_llm.conformance.flags import CHECK_FLAGS, CheckFlags
 from bytemlperf_llm.mlperf.flags import RUN_FLAGS, PointFlags, SubmissionFlags
 from bytemlperf_llm.plan.flags import AUDIT_FLAGS, EXPORT_FLAGS, Flags
 from bytemlperf_llm.plan.vllm_words import VllmCommand
@@ -259,16 +260,20 @@ def audit_cache(flags: Annotated[Flags, only(*AUDIT_FLAGS)]) -> None:
     raise typer.Exit(audit(flags))
 
 
-@engine_app.command("check")
+@engine_app.command("check", short_help="Find out what an engine or a server can do: its capability card.")
 @with_flags
 def engine_check(
-    name: Annotated[str, Argument("Name of the engine.")],
-    flags: Annotated[Flags, only("model", "engine_options")],
+    flags: Annotated[Flags, only(*CHECK_FLAGS)],
+    asked: CheckFlags,
+    name: Annotated[str | None, Argument("Name of the engine. Default, with --base-url or --launch: openai.")] = None,
 ) -> None:
-    """Check an engine against the contract, with real requests."""
-    from bytemlperf_llm.doctor.engine_check import run_engine_check
+    """Ask an engine, or the server at --base-url, what it can do, with real requests: its capability card, which later runs quote.
 
-    raise typer.Exit(run_engine_check(name, flags.model, flags.engine_options))
+    Exit status: 0 the contract holds, 1 it is broken, 2 bad input, 130 interrupted.
+    """
+    from bytemlperf_llm.conformance.command import engine_check as check
+
+    raise typer.Exit(check(name, flags, asked, sys.argv))
 
 
 def main() -> NoReturn:

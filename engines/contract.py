@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -285,6 +285,16 @@ class EngineInfo(msgspec.Struct, kw_only=True):
     notes: list[str] = []
 
 
+class Exchange(NamedTuple):
+    """A server's answer to a question outside the measurement. Header names are lower case; `protocol` is HTTP's version, where known."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    protocol: str
+    keep_alive: bool
+
+
 def caught_up() -> None:
     """A recorder's `catch_up` while no thread reads for it: all that has arrived is there."""
 
@@ -337,6 +347,7 @@ class Engine(Protocol):
 #   async reset_cache() -> str    empties the prefix cache: by which call, "" where it could not be emptied
 #   addresses() -> list[tuple[str, int]]  host and port of each server that is reached directly
 #   async counted() -> dict[str, Counted]  what each server has counted, by its role; "" of the one that requests go to
+#   async exchange(path, fields, headers) -> Exchange  a server's page, or its answer to a request of these fields
 #   reading_ns() -> int           processor time so far of a thread that reads beside the event loop
 #   secrets() -> tuple[str, ...]  strings that must never reach an output
 #   spoken(payloads, text) -> Message  what of an answer continues a chat: without reasoning, with its calls; `text` is Decoded's

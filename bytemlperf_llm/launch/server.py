@@ -51,12 +51,13 @@ class Launched(msgspec.Struct, kw_only=True):
 
 
 class Server:
-    """One launched server. `facts` are what run.json has of it."""
+    """One launched server. `facts` are what run.json has of it; it is `killed` where it didn't end when it was told to."""
 
     def __init__(self, words: list[str], base_url: str, log: IO[bytes], redactor: Redactor) -> None:
         self.facts = Launched(command=[redactor(word) for word in words])
         self._words, self._url, self._log = words, base_url.rstrip("/"), log
         self._process: subprocess.Popen[bytes] | None = None
+        self.killed = False
 
     async def up(self, patience_s: float) -> None:
         """Start it and wait until it answers. Raises UserError with its last words where it doesn't."""
@@ -113,8 +114,10 @@ class Server:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.killed = True
         kill(self._process)
 
 

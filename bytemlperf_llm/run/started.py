@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bytemlperf.redaction import Redactor
+from bytemlperf_llm.conformance.card import Subject, card_of, server_version, subject_of
 from bytemlperf_llm.launch.server import launched
 from bytemlperf_llm.loadgen.engine_start import engine_class, start_engine
 from bytemlperf_llm.loadgen.replay import worker_config
@@ -31,6 +32,7 @@ class Started:
     async def ready(self, plan: Plan) -> Plan:
         """The plan fitted to the engine, which has answered a first request as the plan's and the warm-up by then. Raises UserError."""
         plan = preflight.fit_prompts(plan, self.model, self.info)
+        await self._quote_card(plan.engine.name)
         scenario = plan.load.scenario
         schedule, timeouts = Schedule(scenario, plan.load.seed), worker_config(scenario, ALL, keep_output=False).timeouts
         workload = schedule.workload()
@@ -43,6 +45,12 @@ class Started:
         await preflight.send_aside(self.engine, [workload.aside(index) for index in range(scenario.warmup_requests)], timeouts)
         return replace(plan, engine=plan.engine.with_options(changed))
 
+    async def _quote_card(self, name: str) -> None:
+        """A note of what this engine or server was found not to tell, where it has a card in this version."""
+        card = card_of(subject_of(name, self.info, address_of(self.engine)))
+        if card is not None and card.missing() and card.subject.version == (await subject(self.engine, self.info, name)).version:
+            self.info.notes.append(card.missing())
+
 
 async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.Say) -> Started:
     """Start the engine of the plan. Raises UserError."""
@@ -54,6 +62,18 @@ async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.S
     info = await start_engine(engine, model, choice.options, redactor)
     say(f"engine started in {time.monotonic() - begun_s:.1f} s")
     return Started(engine, info, model, redactor, say)
+
+
+async def subject(engine: Engine, info: EngineInfo, name: str) -> Subject:
+    """Whose card this started engine has; a server is asked for its version."""
+    version = await server_version(engine) if hasattr(engine, "exchange") else ""
+    return subject_of(name, info, address_of(engine), version)
+
+
+def address_of(engine: Engine) -> str:
+    """Of the servers that are asked; "" for an engine in this process."""
+    places: list[tuple[str, int]] = getattr(engine, "addresses", list)()
+    return " ".join(f"{host}:{port}" for host, port in places)
 
 
 @asynccontextmanager

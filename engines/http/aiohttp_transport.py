@@ -78,10 +78,10 @@ class AiohttpTransport:
             finally:
                 self._held_bytes -= received_bytes
 
-    async def get(self, path: str, headers: Mapping[str, str], method: str = "GET") -> tuple[Head, bytes]:
+    async def get(self, path: str, headers: Mapping[str, str], method: str = "GET", body: bytes | None = None) -> tuple[Head, bytes]:
         """One page of the same server, or its first megabytes. Raises EngineError."""
         page = bytearray()
-        async with self._answer(method, urljoin(self._url, path), _Leaving(), headers, None) as response:
+        async with self._answer(method, urljoin(self._url, path), _Leaving(), headers, body) as response:
             async for data in response.content.iter_any():
                 page += data
                 if len(page) > MAX_PAGE_BYTES:

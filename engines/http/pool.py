@@ -352,14 +352,14 @@ class Pool:
         self._all.discard(connection)
 
     async def close(self) -> None:
-        """Close every connection and let the loop see it."""
+        """Close every connection and let the loop see it; may be called again."""
         for connection in self._all:
             connection.close()
         self._all.clear()
         self._idle.clear()
         if self._looking is not None:
             self._looking.cancel()
-        if self._reader is not None:
+        if self._reader is not None and self._reader.fileno() >= 0:
             self._loop.remove_reader(self._reader.fileno())
             self._reader.close()
         await asyncio.sleep(0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from engines.contract import EngineError, EngineUnavailable, Recorder, Request, caught_up
+from engines.contract import EngineError, EngineUnavailable, Exchange, Recorder, Request, caught_up
 from engines.credentials import userinfo_secrets
 from engines.http.aiohttp_transport import AiohttpTransport
 from engines.http.http1 import Head, head_and_body
@@ -124,12 +124,24 @@ class Endpoint:
             raise EngineUnavailable(f"{self.target.authority} refuses access, {given} ({listing.problem})", self._key_fix)
 
     async def _get(self, path: str, method: str = "GET") -> tuple[Head, bytes]:
+        return (await self._exchange(path, method, b"", {}))[:2]
+
+    async def exchange(self, path: str, body: bytes, headers: Mapping[str, str]) -> Exchange:
+        """A question outside the measurement: POST of a body, GET without one; to the endpoint where there is no path, else below the
+        server's root. Raises EngineError where nothing answers."""
+        whole = {"/v1/models": self.target.models, "": self.target.path}.get(path, self.target.prefix + path)
+        head, answer, protocol = await self._exchange(whole, "POST" if body else "GET", body, headers)
+        return Exchange(head.status, head.headers, answer, protocol, head.keep_alive)
+
+    async def _exchange(self, path: str, method: str, body: bytes, headers: Mapping[str, str]) -> tuple[Head, bytes, str]:
+        """Head and body of the response, and its version of HTTP where that is known."""
+        head = RequestHead(path, over(self._head.fixed, dict(headers))) if headers else self._head
         if self._aiohttp is not None:
-            return await self._aiohttp.get(path, self._head.fixed, method)
+            return (*await self._aiohttp.get(path, head.fixed, method, body or None), "")
         reads: list[Any] = []
-        bare = b"%b %b HTTP/1.1\r\n%bContent-Length: 0\r\n\r\n" % (method.encode(), path.encode(), self._head.lines)
-        await self._pool.request(bare, _Collect(reads))
-        return head_and_body(reads)
+        whole = b"%b %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (method.encode(), path.encode(), head.lines, len(body), body)
+        await self._pool.request(whole, _Collect(reads))
+        return (*head_and_body(reads), bytes(reads[0][:8]).decode("latin-1"))
 
     def _unreachable(self, error: EngineError) -> EngineUnavailable:
         """Why the server can't be asked, and the remedy."""

@@ -32,6 +32,7 @@ from engines.contract import (
     EngineError,
     EngineInfo,
     EngineUnavailable,
+    Exchange,
     Finish,
     Input,
     Message,
@@ -234,6 +235,14 @@ class OpenAIEngine:
         assert self._bodies is not None
         await endpoint.send(request, self._bodies.of(request), recorder)
         return _UNKNOWN_FINISH
+
+    async def exchange(self, path: str, fields: Mapping[str, object], headers: Mapping[str, str]) -> Exchange:
+        """As the contract says: fields go to the endpoint, with the model and what --extra-body says; a page is of the first server."""
+        assert self._bodies is not None
+        whole = {"model": self._model_name, **self._extra, **fields}
+        if "max_tokens" in whole:
+            whole[self._bodies.limit_field] = whole.pop("max_tokens")
+        return await self._endpoints[0].exchange(path, msgspec.json.encode(whole) if fields else b"", headers)
 
     def _endpoint_of(self, request: Request) -> Endpoint:
         """In turn by the place in the schedule, or the same for a whole session: whatever was sent before, by any number of workers."""

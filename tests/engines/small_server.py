@@ -34,7 +34,8 @@ class Small:
     seen: list[Asked] = field(default_factory=list)
 
 
-Answer = Callable[[Asked], bytes | None]
+PAUSE_S = 0.005
+Answer = Callable[[Asked], bytes | list[bytes] | None]
 
 
 def page(status: str, body: Any, more: str = "", kind: str = "application/json") -> bytes:
@@ -60,7 +61,7 @@ def models(*names: str) -> bytes:
 
 @contextlib.asynccontextmanager
 async def answering(answer: Answer) -> AsyncIterator[Small]:
-    """`answer` None drops the connection."""
+    """`answer` None drops the connection; a list is written in as many parts, with a pause between them."""
     small, tasks = Small(), set[asyncio.Task[None]]()
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,8 +74,10 @@ async def answering(answer: Answer) -> AsyncIterator[Small]:
                 data = answer(asked)
                 if data is None:
                     break
-                writer.write(data)
-                await writer.drain()
+                for part in [data] if isinstance(data, bytes) else data:
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(0 if part is data else PAUSE_S)
         writer.close()
         tasks.discard(task)
 
