@@ -18,56 +18,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 
-import msgspec
-
+from bytemlperf.hardware.peaks import MEASURED, MEMORY, Roof
 from micro.sweep.row import Row
 
-MEASURED, SHEET = "measured", "sheet"
-MEMORY = "memory"
 ABOVE_PEAK = 1.05
 """Shares beyond this are worth a remark: a result that stays in a cache, or a peak that is low."""
 
 LEAST_ERROR = 0.1
 """Of a measured peak, at least: another kernel may be a little better than those that measure it."""
-
-
-class Roof(msgspec.Struct, frozen=True, kw_only=True):
-    """Peaks of one device. FLOP/s by our dtype names; bytes/s one way. None and absent: unknown. `source` says whose.
-    `bytes_per_s` is the headline (the triad's, or the data sheet's); `by_writes` are pairs of a share of writes and
-    the bytes/s of memory at it, where they were measured: on many machines writing is far slower than reading.
-    `errors` are shares by which a peak may be too low, by dtype, and of `MEMORY`."""
-
-    flops_per_s: dict[str, float] = {}
-    bytes_per_s: float | None = None
-    by_writes: list[tuple[float, float]] = []
-    link_bytes_per_s: float | None = None
-    errors: dict[str, float] = {}
-    source: str = ""
-
-    def memory_bytes_per_s(self, write_share: float) -> float | None:
-        """For a mix of reads and writes: seconds per byte, linear between the measured mixes, constant beyond them."""
-        points = sorted(self.by_writes)
-        if not points:
-            return self.bytes_per_s
-        for (low, slow), (high, fast) in pairwise(points):
-            if low <= write_share <= high:
-                part = (write_share - low) / (high - low)
-                return 1 / ((1 - part) / slow + part / fast)
-        return points[0][1] if write_share < points[0][0] else points[-1][1]
-
-    def attainable_flops_per_s(self, dtype: str, intensity: float) -> float | None:
-        """The roof over an arithmetic intensity (FLOPs per byte); None where the peaks aren't known."""
-        flops = self.flops_per_s.get(dtype)
-        if flops is None or self.bytes_per_s is None:
-            return None
-        return min(flops, intensity * self.bytes_per_s)
-
-    def ridge(self, dtype: str) -> float | None:
-        """Intensity from which on arithmetic binds and no longer memory."""
-        flops = self.flops_per_s.get(dtype)
-        return flops / self.bytes_per_s if flops is not None and self.bytes_per_s else None
 
 
 def shares(roof: Roof, row: Row) -> dict[str, float]:

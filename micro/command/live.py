@@ -11,11 +11,10 @@ from collections import Counter
 
 from bytemlperf.command.live import LiveView
 from bytemlperf.export.prometheus import Exporter, Family
+from bytemlperf.hardware.peaks import Peaks, Roof
 from bytemlperf.report.text import number
 from micro.cases.case import Case
-from micro.peaks.record import Peaks
 from micro.registry import OPERATORS
-from micro.roofline import Roof
 from micro.sweep.row import STATUSES, Row
 
 _LATENCY_S = tuple(base * 10.0**power for power in range(-6, 2) for base in (1, 2, 5))

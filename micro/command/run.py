@@ -21,6 +21,7 @@ from bytemlperf.extras import require
 from bytemlperf.hardware import cards
 from bytemlperf.hardware.card import Card
 from bytemlperf.hardware.machine import discover
+from bytemlperf.hardware.peaks import Roof, roofs_of
 from bytemlperf.lazy import torch
 from bytemlperf.report.dashboard import live
 from bytemlperf.report.terminal import publish
@@ -35,11 +36,9 @@ from micro.measure.timing import Rules
 from micro.operators.contract import DTYPES, REQUIRED, Argument
 from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, default_threads, last_level_cache_bytes
 from micro.peaks.peaks import PeakSource, needed_by
-from micro.peaks.record import roofs_of
 from micro.providers.registry import find_provider, provider_names
 from micro.registry import FAMILIES
 from micro.results.exports import NAME, WRITERS
-from micro.roofline import Roof
 from micro.sweep.row import Row, last_rows
 from micro.sweep.sweep import ASKED, BUDGET_SPENT, Settings, Sweep
 

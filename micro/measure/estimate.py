@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from bytemlperf.hardware.peaks import COLD_CACHES
 from micro.operators.contract import DTYPES, Args, Cost, Operator
 
 WIDE_BYTES = 8
@@ -57,10 +58,6 @@ class Rates(msgspec.Struct):
 
 TELLING_BYTES = 16 << 20
 MOST_LEARNED = 100.0
-COLD_CACHES = 2
-"""What is read between two calls on the same buffers, at least, in caches: one that isn't strictly least recently used keeps
-much of a turn through barely more than itself."""
-
 ROTATED_CACHES = 4
 """All sets together take at most so many caches, also where a call touches little of what it holds (a row of a table)."""
 

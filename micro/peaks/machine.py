@@ -1,7 +1,4 @@
-"""What of the machine bounds a sweep: its last-level cache, its cores; how memory is handed out.
-
-And what was measured on it, kept between commands: a small JSON file each, named by a hash of what it depends on.
-"""
+"""What of the machine bounds a sweep: its last-level cache, its cores; how memory is handed out."""
 
 from __future__ import annotations
 
@@ -11,18 +8,11 @@ import platform
 from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
-from typing import TypedDict, TypeVar
-
-import msgspec
+from typing import TypedDict
 
 from bytemlperf.child.limits import CGROUP, threads_asked_for
-from bytemlperf.hardware import kept
 from bytemlperf.hardware.devices import text_of
-from bytemlperf.hardware.machine import discover, package_versions
 from bytemlperf.lazy import torch
-from bytemlperf.version import __version__
-from engines.untrusted import UntrustedJson, decode_json
-from micro.measure.estimate import COLD_CACHES
 
 CPUS = Path("/sys/devices/system/cpu")
 NODES = Path("/sys/devices/system/node")
@@ -112,36 +102,3 @@ def _size(text: str) -> int:
     """ "32768K" as bytes, 0 where it is no size."""
     number, unit = (text[:-1], UNITS[text[-1]]) if text and text[-1] in UNITS else (text, 1)
     return int(number) * unit if number.isdigit() else 0
-
-
-Kept = TypeVar("Kept", bound=msgspec.Struct)
-
-
-def identity_of(device: str, threads: int) -> dict[str, str]:
-    """Everything of a machine that an operator's time depends on."""
-    hardware, versions = discover(), package_versions(("torch", "numpy"))
-    return {
-        "cpu": str(hardware["cpu"]["model"]),
-        "cpus": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
-        "gpus": "; ".join(f"{gpu['name']}, driver {gpu['driver_version']}" for gpu in hardware["gpus"]),
-        "device": device,
-        "threads": str(threads),
-        "turn": f"{COLD_CACHES} caches",
-        "kernel": platform.release(),
-        "torch": versions.get("torch", ""),
-        "numpy": versions.get("numpy", ""),
-        "bytemlperf_llm": __version__,
-    }
-
-
-def read_cached(path: Path, kind: type[Kept]) -> Kept | None:
-    """None where nothing is kept, or what is kept is damaged."""
-    with suppress(OSError, UntrustedJson):
-        return decode_json(path.read_bytes(), kind)
-    return None
-
-
-def write_cached(path: Path, value: msgspec.Struct) -> None:
-    """A cache that can't be written costs a measurement the next time, no more."""
-    with suppress(OSError):
-        kept.write(path, value)

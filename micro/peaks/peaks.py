@@ -16,21 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Set
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import msgspec
 
-from bytemlperf.hardware.kept import path_of
+from bytemlperf.hardware.kept import keep
+from bytemlperf.hardware.peaks import BUSY_CPUS, LINK, LOOKS, MEMORY, WRITE_SHARES, Peak, Peaks, identity_of, kept, path_for
 from micro.cases.case import Arguments, BadCase, Case, case_text, validate
 from micro.measure.messages import Job, Outcome
 from micro.measure.timing import Rules, Timed
 from micro.operators.contract import Cost
-from micro.peaks.machine import GPU_CACHE_BYTES, identity_of, last_level_cache_bytes, read_cached, write_cached
-from micro.peaks.record import BUSY_CPUS, LINK, LOOKS, WRITE_SHARES, Peak, Peaks
+from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.registry import OPERATORS
-from micro.roofline import MEMORY
 from micro.sweep.sweep import RUNNERS, CaseRunner, Settings
 
 RULES = Rules(warm_up_s=0.3, budget_s=1.0)
@@ -61,17 +59,6 @@ def needed_by(case: Case) -> set[str]:
     cost = operator.cost(case.args)
     memory = {MEMORY} if cost.read_bytes + cost.write_bytes else set()
     return memory | ({cost.flops_dtype} if cost.flops and cost.flops_dtype else set())
-
-
-def path_for(identity: dict[str, str]) -> Path:
-    """Where the peaks of such a machine lie."""
-    return path_of("micro-peaks", identity)
-
-
-def kept(identity: dict[str, str]) -> Peaks:
-    """From the cache; empty ones where there are none, or none that can be read."""
-    peaks = read_cached(path_for(identity), Peaks)
-    return peaks if peaks is not None and peaks.identity == identity else Peaks(identity=identity)
 
 
 class PeakSource:
@@ -117,7 +104,7 @@ class PeakSource:
     def _kept(self) -> bool:
         if self.peaks.memory:
             self.peaks.missing.pop(MEMORY, None)
-        write_cached(path_for(self.peaks.identity), self.peaks)
+        keep(path_for(self.peaks.identity), self.peaks)
         return True
 
     def _measure(self, needed: Set[str], rules: Rules) -> None:

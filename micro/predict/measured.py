@@ -12,17 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bytemlperf.child.limits import available_memory_bytes
-from bytemlperf.hardware.kept import path_of
+from bytemlperf.hardware.kept import keep, path_of, read
+from bytemlperf.hardware.peaks import identity_of
 from micro.cases.case import Case
 from micro.measure.timing import Rules
-from micro.peaks.machine import (
-    GPU_CACHE_BYTES,
-    MEMORY_SHARE,
-    identity_of,
-    last_level_cache_bytes,
-    read_cached,
-    write_cached,
-)
+from micro.peaks.machine import GPU_CACHE_BYTES, MEMORY_SHARE, last_level_cache_bytes
 from micro.predict.costs import Call, Price
 from micro.sweep.row import Row
 from micro.sweep.sweep import ASKED, Settings, Sweep
@@ -91,11 +85,11 @@ class Measuring:
         """Rows of a sweep over the cases: what is timed or refused is kept, what failed or was skipped has a reason."""
         by_case = {pair.case.key: pair for pair in pairs}
 
-        def keep(row: Row) -> None:
+        def record(row: Row) -> None:
             pair = by_case[row.key]
             if row.status in ("ok", "refused"):
                 known[pair.key] = row
-                write_cached(self._path(pair), row)
+                keep(self._path(pair), row)
             else:
                 wrong[pair.key] = f"{row.status}: {row.reason}"
 
@@ -103,7 +97,7 @@ class Measuring:
             self._say(f"measuring {number + 1}/{len(pairs)}: {case.key}")
 
         if pairs:
-            Sweep(self._settings(hot), keep, begins=begins).run(pair.case for pair in pairs)
+            Sweep(self._settings(hot), record, begins=begins).run(pair.case for pair in pairs)
 
     def _settings(self, hot: bool) -> Settings:
         cold_bytes = last_level_cache_bytes(self._threads) if self._device == "cpu" else GPU_CACHE_BYTES
@@ -122,5 +116,5 @@ class Measuring:
         return path_of(f"{FOLDER}/{pair.case.op}-{pair.case.provider}", [FORMAT, self._machine, pair.key])
 
     def _read(self, pair: Pair) -> Row | None:
-        row = read_cached(self._path(pair), Row)
+        row = read(self._path(pair), Row)
         return row if row and row.key == pair.case.key and (row.status == "refused" or row.latency_us is not None) else None

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from bytemlperf.models.shape import ModelShape
 from micro.predict.costs import Price, Pricing, call_of, prices
-from micro.predict.forward import ModelShape, Pass, Step, forward
+from micro.predict.forward import Pass, Step, forward
 
 
 class Load(NamedTuple):

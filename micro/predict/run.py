@@ -17,6 +17,7 @@ from rich.text import Text as RichText
 from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
+from bytemlperf.models.shape import ModelShape, read_shape
 from bytemlperf.report.text import UNAVAILABLE, interval, number
 from bytemlperf.runs.files import writing
 from bytemlperf.runs.kinds import Section, Table, Text
@@ -28,7 +29,7 @@ from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
 from micro.predict.check import ENGINES, Checked, Compared, check
 from micro.predict.costs import FromRun, Modelled, Pricing
 from micro.predict.flags import Flags
-from micro.predict.forward import ModelShape, Step, read_shape
+from micro.predict.forward import Step
 from micro.predict.measured import Measuring
 from micro.predict.prediction import Load, Part, Prediction, as_json, predict, steps_of
 from micro.providers.registry import find_provider, provider_names

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.export.timeline import Slice, Story, end_to_end
+from bytemlperf.hardware.peaks import MEASURED
 from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end, few
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VerdictName, sample_reasons, worst
@@ -16,7 +17,7 @@ from bytemlperf.units import NS_PER_S
 from micro.cases.case import Case
 from micro.measure.timing import Timed, latency_of, metric_of
 from micro.results.sections import FRESH, conditions, sections, terminal_sections
-from micro.roofline import MEASURED, above_peak
+from micro.roofline import above_peak
 from micro.sweep.row import STATUSES, Row, Status, last_rows
 
 MAX_NOISY = 5

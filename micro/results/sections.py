@@ -8,13 +8,12 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.hardware.peaks import MEASURED, SHEET, Peaks, Roof, roofs_of
 from bytemlperf.report.blocks import axes, bounded_line, dots, line
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Plot, Section, Text
 from bytemlperf.runs.records import grouped
-from micro.peaks.record import Peaks, roofs_of
 from micro.results.table import LEGEND, ROWS, operator_tables
-from micro.roofline import MEASURED, SHEET, Roof
 from micro.sweep.row import Row
 
 ROOFLINES, SHAPES, LINKS = "Rooflines", "Latency over shapes", "Bandwidth over size"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from bytemlperf.hardware.peaks import MEASURED, SHEET
 from bytemlperf.report.blocks import Cell, table
 from bytemlperf.runs.kinds import Section
 from bytemlperf.runs.records import grouped
 from micro.measure.timing import Latency
-from micro.roofline import MEASURED, SHEET, above_peak, bound
+from micro.roofline import above_peak, bound
 from micro.sweep.row import Row
 
 ROWS = "Every case"

@@ -13,16 +13,17 @@ from typing import Protocol
 
 import msgspec
 
+from bytemlperf.hardware.peaks import COLD_CACHES, MEASURED, Roof
 from micro.cases.case import Case
 from micro.collectives.runner import RanksRunner
 from micro.measure.conditions import between, snapshot
-from micro.measure.estimate import COLD_CACHES, Estimate, Rates, estimate, rate_name
+from micro.measure.estimate import Estimate, Rates, estimate, rate_name
 from micro.measure.messages import Hello, Job, Outcome
 from micro.measure.timing import Rules, Timed, latency_of, noise_of
 from micro.operators.contract import Cost, Operator
 from micro.peaks.machine import FROM_ENVIRONMENT
 from micro.registry import OPERATORS
-from micro.roofline import MEASURED, Roof, efficiency, too_fast
+from micro.roofline import efficiency, too_fast
 from micro.sweep.child import WorkerChild
 from micro.sweep.row import Row, plain_row
 

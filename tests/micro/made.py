@@ -6,12 +6,11 @@ from typing import Any
 
 import msgspec
 
+from bytemlperf.hardware.peaks import MEASURED, Peak, Peaks
 from micro.cases.case import Case
 from micro.measure.correctness import Checked
 from micro.measure.messages import Job, Outcome, RankLatency
 from micro.measure.timing import Latency
-from micro.peaks.record import Peak, Peaks
-from micro.roofline import MEASURED
 from micro.sweep.sweep import Settings, Sweep
 from tests.micro.fakes import ScriptedRunner, timed
 

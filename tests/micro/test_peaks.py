@@ -7,13 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bytemlperf.hardware.peaks import LINK, LOOKS, MEMORY, Peaks, kept, path_for
 from micro.cases.case import Case
 from micro.measure.conditions import Conditions
 from micro.measure.correctness import Checked
 from micro.measure.messages import Job, Outcome
-from micro.peaks.peaks import RULES, SHORT_RULES, PeakSource, kept, needed_by, path_for
-from micro.peaks.record import LINK, LOOKS, Peaks
-from micro.roofline import MEMORY
+from micro.peaks.peaks import RULES, SHORT_RULES, PeakSource, needed_by
 from micro.sweep.sweep import Settings
 from tests.micro.fakes import ScriptedRunner, timed
 

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from bytemlperf.hardware.peaks import Roof
 from micro.command.run import sheet_roof
-from micro.roofline import Roof, bound, efficiency, shares
+from micro.roofline import bound, efficiency, shares
 from micro.sweep.row import Row
 from tests.micro.made import latency
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from bytemlperf.child.process import environment as child_environment
+from bytemlperf.hardware.peaks import Roof
 from micro.cases.case import Case
 from micro.measure.correctness import Checked
 from micro.measure.estimate import SETUP_S_PER_BYTE, Rates, buffer_sets, estimate
@@ -18,7 +19,6 @@ from micro.measure.messages import Job, Outcome
 from micro.operators.contract import Cost
 from micro.peaks.machine import KEPT_BLOCKS
 from micro.registry import OPERATORS
-from micro.roofline import Roof
 from micro.sweep.row import Row, plain_row
 from micro.sweep.sweep import Settings, Sweep
 from tests.micro.fakes import ScriptedRunner, timed

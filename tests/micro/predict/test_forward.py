@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from bytemlperf.errors import UserError
+from bytemlperf.models.shape import ModelShape, read_shape, shape_of
 from micro.predict.costs import call_of
-from micro.predict.forward import ModelShape, Pass, forward, read_shape, shape_of
+from micro.predict.forward import Pass, forward
 from micro.registry import OPERATORS
 
 CONFIG: dict[str, Any] = {
