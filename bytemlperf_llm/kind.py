@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ import msgspec
 from bytemlperf.export.timeline import Story
 from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import figure_of
-from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, RunKind, Section, Text
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
@@ -22,6 +20,7 @@ from bytemlperf_llm.export.story import story_of
 from bytemlperf_llm.metrics.accumulator import OWN_LIMIT
 from bytemlperf_llm.metrics.verdict import exit_status_of
 from bytemlperf_llm.mlperf.loadgen import loadgen_sections
+from bytemlperf_llm.pages.bound import bound_sections
 from bytemlperf_llm.pages.cause import cause_sections
 from bytemlperf_llm.pages.columns import LATENCIES, RunColumns, columns_of
 from bytemlperf_llm.pages.groups import group_sections
@@ -36,6 +35,7 @@ from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
 from bytemlperf_llm.record.gauges import Sample, read_gauges
 from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.run.limits import devices_used
 from bytemlperf_llm.run.rebuild import cache_of, load_of
 from bytemlperf_llm.run.summarise import summarise
 from bytemlperf_llm.run.verify import verify
@@ -45,7 +45,6 @@ HEADLINES = {("ttft", "50"), ("tpot", "50"), ("e2e", "50")}
 RATES = ("request_throughput", "output_token_throughput", "input_token_throughput", "input_throughput")
 RATE_LABELS = {name: name.replace("_", " ") for name in RATES}
 _FIXED_POINT = 1e6  # intervals are computed in integers: a millionth of the unit
-PARALLEL_OPTIONS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 THROUGHPUT_STRETCHES = 30  # batch means, as for the mean's interval
 
 
@@ -76,9 +75,7 @@ class LlmKind(RunKind):
 
     def devices_used(self, run: dict[str, Any]) -> int | None:
         """As the engine was told to split the model."""
-        options = part(run, "config", "engine_options")
-        sizes = [int(options[name]) for name in PARALLEL_OPTIONS if str(options.get(name, "")).isdigit()]
-        return max(math.prod(sizes), 1) if sizes else None
+        return devices_used(run)
 
     def load_sentence(self, run: dict[str, Any]) -> str:
         """The load that was asked for."""
@@ -108,6 +105,7 @@ class LlmKind(RunKind):
         return [
             *([Text(title="Until", body=summary["until"]["sentence"])] if "until" in summary else []),
             *loadgen_sections(summary),
+            *bound_sections(summary),
             *cause_sections(columns),
             *group_sections(summary),
             *session_sections(summary),

@@ -36,6 +36,14 @@ CONFIG_NAME = "config.json"
 DTYPES = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
 
 
+class Work(NamedTuple):
+    """The least that a pass does: FLOPs (a multiply-add is two), and values of weights and of KV cache that it reads or writes."""
+
+    flops: float
+    weight_values: float
+    cache_values: float
+
+
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes of one decoder. `experts` 0: a dense MLP of `intermediate` values; else each expert's is so large."""
 
@@ -59,9 +67,12 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def layer_values(self) -> int:
         """Weights of one layer's matrices."""
+        return round(self._layer_values(self.experts))
+
+    def _layer_values(self, experts: float) -> float:
         attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
         mlp = 3 * self.hidden * self.intermediate
-        return attention + (self.experts * (mlp + self.hidden) if self.experts else mlp)
+        return attention + (experts * mlp + self.experts * self.hidden if self.experts else mlp)
 
     @property
     def pass_values(self) -> int:
@@ -76,6 +87,20 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     def cache_values(self, tokens: int) -> int:
         """Keys and values of so many tokens."""
         return 2 * self.layers * self.kv_heads * self.head_dim * tokens
+
+    def work(self, batch: float, new: float, cached: float) -> Work:
+        """Of a pass of `batch` sequences, each with `new` tokens over `cached` ones, whose last token alone has logits. Experts are drawn
+        evenly: E experts, k a token, of T tokens E·(1 − (1 − k/E)^T) are read."""
+        tokens, head, k = batch * new, self.hidden * self.vocabulary, self.experts_per_token
+        touched = self.experts * (1 - (1 - k / self.experts) ** tokens) if self.experts else 0.0
+        attended = batch * new * (cached + (new + 1) / 2)
+        attention = 2 * 2 * self.layers * self.heads * self.head_dim * attended
+        products = 2 * (tokens * self.layers * self._layer_values(k) + batch * head)
+        return Work(
+            products + attention,
+            self.layers * self._layer_values(touched) + head,
+            batch * (new + cached) * self.cache_values(1),
+        )
 
 
 def read_shape(name: str) -> ModelShape:

@@ -81,7 +81,7 @@ class PointRun(Bench):
         planned = Schedule(plan.load.scenario, plan.load.seed).describe()
         if planned.requests == 0:
             raise preflight.empty_schedule(plan.load.scenario)
-        about = described(plan, plan.load.scenario, self._started.info, planned, None, self._cache)
+        about = described(plan, plan.load.scenario, self._started.info, planned, None, self._cache, self._started.model)
         self._run.describe(**about, command=self._argv, redactor=self._redactor, log=None)
         return planned.requests
 

@@ -212,7 +212,7 @@ class Bench:
             self._say(sentence)
         workers = self._worker_count(resolved, planned.requests)
         if self._remainder is None:
-            described_run = described(plan, resolved, info, planned, probed, cache)
+            described_run = described(plan, resolved, info, planned, probed, cache, model)
             self._run.describe(**described_run, command=self._argv, redactor=self._redactor, log=None)
         else:
             self._go_on(self._remainder, info, planned, workers)

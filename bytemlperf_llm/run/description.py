@@ -15,9 +15,10 @@ from bytemlperf_llm.loadgen.probe import ProbeResult
 from bytemlperf_llm.metrics.facts import ClassFacts, RunFacts, SessionFacts, SloMs
 from bytemlperf_llm.plan.plan import Plan, roles_of
 from bytemlperf_llm.plan.scenario import Scenario, Slo, folder_of, scenario_of, seed_of
+from bytemlperf_llm.run.limits import limits_of
 from bytemlperf_llm.run.rebuild import AS_IS, CacheBefore
 from bytemlperf_llm.workload.schedule import Schedule, ScheduleFacts
-from engines.contract import EngineInfo
+from engines.contract import EngineInfo, Model
 
 REPORTED_PACKAGES = ("aiohttp", "uvloop", "msgspec", "numpy", "prometheus-client")
 
@@ -29,11 +30,12 @@ def described(
     planned: ScheduleFacts,
     probed: ProbeResult | None,
     cache: CacheBefore = AS_IS,
+    model: Model | None = None,
 ) -> dict[str, Any]:
-    """What `SuiteRun.describe` takes: run.json as it stands before the first measured request."""
+    """What `SuiteRun.describe` takes: run.json as it stands before the first measured request. `model` is what the engine loaded."""
     flags = {name: value for name, value in plan.flags.items() if name != "headers"}
     choice = plan.engine
-    return {
+    described_run: dict[str, Any] = {
         "config": {
             "flags": flags | {"seed": plan.load.seed},
             "scenario": plain(scenario),
@@ -57,6 +59,10 @@ def described(
             "facts": msgspec.to_builtins(facts_of(scenario, planned.requests, choice.options)),
         },
     }
+    limits = limits_of({"config": described_run["config"], "engine": described_run["more"]["engine"]}, model)
+    if limits is not None:
+        described_run["more"]["limits"] = msgspec.to_builtins(limits)
+    return described_run
 
 
 def described_engine(info: EngineInfo, name: str) -> dict[str, Any]:

@@ -58,6 +58,17 @@ def test_matrix_flops_are_those_that_torch_counts_in_the_real_model(model_type: 
             assert flops(each, shape(model_type=model_type), ("gemm",)) == counted
 
 
+@pytest.mark.parametrize("each", [Pass("prefill", BATCH, TOKENS, 0), Pass("decode", BATCH, 1, TOKENS)])
+def test_a_shapes_work_is_that_of_its_operators(each: Pass) -> None:
+    work = shape().work(each.batch, each.new, each.cached)
+    assert work.flops == flops(each, shape(), ("gemm", "flash_attention"))
+    assert work.weight_values == shape().pass_values
+    assert work.cache_values == shape().cache_values(BATCH * (TOKENS + each.cached // TOKENS))
+    experts = shape(model_type="mixtral", num_local_experts=8, num_experts_per_tok=2)
+    assert experts.work(1, 1, 0).weight_values == pytest.approx(experts.pass_values - 3 * 6 * 3 * 96 * 160)  # 2 experts of 8
+    assert experts.work(1, 4096, 0).weight_values == pytest.approx(experts.pass_values)
+
+
 def test_experts_do_as_much_as_the_tokens_that_they_get() -> None:
     mixtral = shape(model_type="mixtral", num_local_experts=8, num_experts_per_tok=2)
     dense, each = shape(), Pass("prefill", BATCH, TOKENS, 0)
