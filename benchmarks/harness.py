@@ -26,6 +26,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import msgspec
+
+from bytemlperf.runs.records import RunRecords
+from bytemlperf_llm.record.record import RequestRecord
+
 ROOT = Path(__file__).resolve().parents[1]
 OURS = [sys.executable, "-c", "from bytemlperf_llm.cli import main; main()"]
 TOOLS = {"mock_server": "mock_server.c", "limit_client": "limit_client.c"}
@@ -253,9 +258,7 @@ def our_run(
             fail(f"the client did not run, status {ran.status}; its message is above")
         run = json.loads((runs[0] / "run.json").read_text())
         summary = json.loads((runs[0] / "summary.json").read_text())
-        records: list[dict[str, Any]] = []
-        for log in sorted(runs[0].glob("records*.jsonl")) if keep_records else ():
-            records += [json.loads(line) for line in log.read_text().splitlines()]
+        records = [msgspec.structs.asdict(record) for record in RunRecords[RequestRecord](runs[0], RequestRecord)] if keep_records else []
     return Run(ran, run, summary, records)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -22,8 +23,9 @@ class Lazy(ModuleType):
         return value
 
 
-numpy: Any = Lazy("numpy")
+numpy: Any = Lazy("numpy", keep=True)
 onnx: Any = Lazy("onnx")
 onnxruntime: Any = Lazy("onnxruntime")
 psutil: Any = Lazy("psutil")
 torch: Any = Lazy("torch", keep=True)
+zstd: Any = Lazy("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")

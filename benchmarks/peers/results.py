@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bytemlperf.runs.files import lines_of, record_logs
 from bytemlperf.units import NS_PER_MS
 
 GAPS = "gaps"  # each gap between two chunks or tokens is one value
@@ -81,10 +83,11 @@ def ours(folder: Path) -> Reported:
     run = next(path for path in (folder / "runs").iterdir() if (path / "summary.json").is_file())
     summary = _json(run / "summary.json")
     by_id = {}
-    for log in run.glob("records*.jsonl"):
-        for record in map(json.loads, log.read_text().splitlines()):
+    for log in record_logs(run):
+        for record in map(json.loads, lines_of(log)):
             if record["outcome"] == "ok":
-                chunks = zip(record["chunk_ns"], record["tokens_per_chunk"], strict=True)
+                stamps = record.get("chunk_ns") or accumulate(record["chunk_gaps_ns"])
+                chunks = zip(stamps, record["tokens_per_chunk"], strict=True)
                 first_ns = next(stamp for stamp, tokens in chunks if tokens)
                 by_id[record["id"]] = (first_ns - record["sent_ns"]) / NS_PER_MS
     ttft, itl = (summary["metrics"].get(name, {}).get("percentiles", {}) for name in ("ttft", "itl"))

@@ -80,7 +80,7 @@ class WatchPage:
     def look(self) -> bool:
         """Make the report anew where records were added; True when the run has ended."""
         ended = self._run_has_ended()
-        size = (sum(path.stat().st_size for path in self._folder.glob("records*.jsonl")), ended)
+        size = (sum(path.stat().st_size for path in record_logs(self._folder)), ended)
         self._idle = self._idle + 1 if size == self._seen and not self._is_written() else 0
         killed = self._idle > 1 and not ended
         if size != self._seen or killed:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, BinaryIO, TypeVar, overload
 
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.lazy import zstd
 from engines.untrusted import UntrustedJson, decode_json
 
 MAX_FILE_BYTES = 64 << 20
@@ -26,7 +27,10 @@ MAX_FILE_BYTES = 64 << 20
 MAX_LINE_BYTES = 32 << 20
 """Of one record: a million tokens, each with its stamp, are 12 MB."""
 
-LOGS = "records*.jsonl"
+BLOCK_BYTES = MIN_PACKED_BYTES = 1 << 20
+MAX_GROWTH = 200
+
+LOGS, PACKED = "records*.jsonl", ".zst"
 GAUGES, RECOUNT = "gauges.jsonl", "recount.json"
 """Beside them, where a suite keeps such."""
 
@@ -74,17 +78,69 @@ def json_of(path: Path, type: Any = Any) -> Any:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of a plain file. One longer than MAX_LINE_BYTES is cut there and is the last. Raises OSError."""
+    """The lines of a plain file, or of one packed by Zstandard. One longer than MAX_LINE_BYTES is cut there and is the last. Raises
+    OSError, after the last whole line, where a packed one is cut, damaged or grows MAX_GROWTH-fold."""
     with open_plain(path) as file:
-        while line := file.readline(MAX_LINE_BYTES):
-            yield line
-            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                return
+        if path.suffix != PACKED:
+            yield from _lines(file)
+            return
+        left = MAX_GROWTH * (BLOCK_BYTES + os.fstat(file.fileno()).st_size)
+        try:
+            for line in _lines(BufferedReader(zstd.ZstdFile(file), BLOCK_BYTES)):
+                yield line
+                if (left := left - len(line)) < 0:
+                    raise OSError(errno.EFBIG, f"it is more than {MAX_GROWTH} times as large unpacked")
+        except (EOFError, zstd.ZstdError):
+            raise OSError(errno.EIO, "it is cut or damaged") from None
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(MAX_LINE_BYTES):
+        yield line
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            return
 
 
 def record_logs(folder: Path) -> list[Path]:
-    """A run's logs in the order of their names."""
-    return sorted(folder.glob(LOGS))
+    """A run's logs in the order of their names; of one that is there both packed and not, the latter."""
+    logs = set(folder.glob(LOGS))
+    return sorted(logs | {path for path in folder.glob(LOGS + PACKED) if path.with_suffix("") not in logs})
+
+
+def pack_logs(folder: Path) -> None:
+    """Logs of MIN_PACKED_BYTES and more become a quarter of their size. A crash leaves the one or the other. Raises OSError."""
+    for path in folder.glob(LOGS):
+        if path.stat().st_size >= MIN_PACKED_BYTES:
+            with open_plain(path) as log:
+                _replace(path, path.with_name(path.name + PACKED), _packed(log))
+
+
+def unpack_logs(folder: Path) -> None:
+    """Undo `pack_logs`. Raises OSError."""
+    for path in record_logs(folder):
+        if path.suffix == PACKED:
+            _replace(path, path.with_suffix(""), lines_of(path))
+
+
+def _packed(log: BinaryIO) -> Iterator[bytes]:
+    """Frames of one block each: a damaged one costs no other."""
+    while block := log.read(BLOCK_BYTES):
+        yield zstd.compress(block, level=1)
+
+
+def _replace(path: Path, other: Path, parts: Iterable[bytes]) -> None:
+    partial = other.with_name(f".{other.name}")
+    partial.unlink(missing_ok=True)
+    try:
+        with partial.open("xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(other)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    path.unlink()
 
 
 @contextmanager

@@ -17,10 +17,9 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
-from bytemlperf.runs.files import open_plain, record_logs
+from bytemlperf.runs.files import BLOCK_BYTES, open_plain, record_logs
 
 SYNC_EVERY_S = 1.0
-BLOCK_BYTES = 1 << 20
 
 
 def refuse_running(folder: Path) -> None:

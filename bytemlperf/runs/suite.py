@@ -20,7 +20,7 @@ from bytemlperf.hardware.machine import discover, git_state, package_versions
 from bytemlperf.redaction import Redactor
 from bytemlperf.runs.checksums import NAME as CHECKSUMS
 from bytemlperf.runs.checksums import check_checksums, write_checksums
-from bytemlperf.runs.files import DAMAGED, damage_said, read_plain, why, writing
+from bytemlperf.runs.files import DAMAGED, damage_said, pack_logs, read_plain, unpack_logs, why, writing
 from bytemlperf.runs.folder import FORMAT_VERSION, create_run_folder, json_text, read_run_json, read_run_of, write_json
 from bytemlperf.runs.kinds import RunKind, Unchecked, Verified, few, run_kind
 from bytemlperf.runs.lock import FolderLock, refuse_links
@@ -117,6 +117,7 @@ class SuiteRun:
         `resumed`. Raises UserError where the folder can't be written."""
         redactor = redactor or Redactor()
         try:
+            unpack_logs(self.folder)
             if log is not None:
                 cut_torn_tail(self.folder / log)
                 self._log = RecordLog(self.folder / log, resume=True)
@@ -178,6 +179,7 @@ class SuiteRun:
         with suppress(OSError):
             if self._log is not None:
                 self._log.close()
+            pack_logs(self.folder)
         self.run["end"] = {"at": _now(), "stopped_by_user": stopped, "failure": self._failure, **facts}
         kind = run_kind(self.kind)
         self._records = records = RunRecords[Any](self.folder, kind.record, hears=hears)

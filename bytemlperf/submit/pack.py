@@ -20,7 +20,18 @@ MANIFEST = "SHA256SUMS"
 
 OF_A_RUN = [
     *((name, 1) for name in ("run.json", "summary.json", "checksums.json", "recount.json", "gauges.jsonl", "tags.json", "plan.json")),
-    *((name, 1) for name in ("records*.jsonl", "records.csv", "records.parquet", "vllm-bench.json", "xpu-perf.csv", "xpu-perf.jsonl")),
+    *(
+        (name, 1)
+        for name in (
+            "records*.jsonl",
+            "records*.jsonl.zst",
+            "records.csv",
+            "records.parquet",
+            "vllm-bench.json",
+            "xpu-perf.csv",
+            "xpu-perf.jsonl",
+        )
+    ),
     *((name, 1) for name in ("report.html", "report.md", "report.json", "report.pdf")),
     *(("logs/*.log", 2), ("pdf/*.pdf", 2), ("bytemlperf/*/*/*.json", 4), ("bytemlperf/*/*/*.pdf", 4)),
     *(("ranks/*", 2), ("ranks/*/*/*/*.log", 5)),

@@ -29,7 +29,7 @@ _TEXT = (
 _LISTS = ("parents", "chunk_ns", "tokens_per_chunk")
 _STAGES = ("queued_ns", "scheduled_ns", "first_token_ns", "last_token_ns")
 _METRICS = ("ttft_ns", "service_ttft_ns", "tpot_ns", "e2e_ns", "service_e2e_ns", "ntpot_ns", "max_stall_ns", "schedule_lateness_ns")
-_RECORD = tuple(field for field in RequestRecord.__struct_fields__ if field not in ("stages", "server"))
+_RECORD = tuple(field for field in RequestRecord.__struct_fields__ if field not in ("stages", "server", "chunk_gaps_ns"))
 COLUMNS = (*_RECORD, *(f"stage_{name}" for name in _STAGES), *_METRICS, "server_request_id", "server_durations_ns")
 
 _ROWS_PER_WRITE = 20_000

@@ -100,7 +100,7 @@ class RecordSink:
     def ended(self, record: RequestRecord) -> None:
         """Keep it, count it."""
         try:
-            self._log.append(record)
+            record.log(self._log.append)
         except LogFull as full:
             self.fail(f"records can no longer be written ({full}); what was written is kept")
         self._metrics.ended(record)

@@ -6,6 +6,9 @@ All times are integer nanoseconds of CLOCK_MONOTONIC, counted from the run's ori
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import accumulate
+from operator import sub
 from typing import Annotated, Literal
 
 import msgspec
@@ -20,6 +23,9 @@ TokenSource = Literal["usage", "chunks"]
 """Where `output_tokens` comes from: what the engine reported, or the chunks counted, since it reported nothing or what can't be."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+Gap = Annotated[int, msgspec.Meta(ge=-(1 << 52), le=1 << 52)]  # 52 days
+SAFE_GAPS = 1 << 10
+"""So many have a sum that is an Ns, whatever they are."""
 
 
 class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
@@ -39,6 +45,7 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     sent_ns: Ns | None = None
     first_byte_ns: Ns | None = None
     chunk_ns: list[Ns] = []
+    chunk_gaps_ns: list[Gap] = []  # `chunk_ns` as a log has it: the first chunk's time, then the time since the one before
     tokens_per_chunk: list[Tokens] = []
     end_ns: Ns
     outcome: Outcome
@@ -66,6 +73,23 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     server: ServerFacts | None = None
     output_sha256: str | None = None
     output: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where the gaps lead to a time that is no Ns."""
+        if self.chunk_gaps_ns:
+            stamps = list(accumulate(self.chunk_gaps_ns))
+            if len(stamps) > SAFE_GAPS and max(-min(stamps), max(stamps)) >= 1 << 62:
+                raise ValueError("chunk_gaps_ns: too long")
+            self.chunk_ns, self.chunk_gaps_ns = stamps, []
+
+    def log(self, append: Callable[[RequestRecord], None]) -> None:
+        """Give it to `append` as a log has it. Raises what that raises."""
+        stamps = self.chunk_ns
+        self.chunk_gaps_ns, self.chunk_ns = [*stamps[:1], *map(sub, stamps[1:], stamps)], []
+        try:
+            append(self)
+        finally:
+            self.chunk_ns, self.chunk_gaps_ns = stamps, []
 
 
 def usage_tokens_of(record: RequestRecord) -> int | None:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.runs.files import record_logs
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.fleet import log_name
@@ -24,7 +25,7 @@ from bytemlperf_llm.run.rebuild import refuse_endless
 from bytemlperf_llm.workload.schedule import Remaining, Schedule
 from engines.contract import EngineInfo
 
-_NUMBER = re.compile(r"-([0-9]+)\.jsonl$")
+_NUMBER = re.compile(r"-([0-9]+)\.jsonl")
 
 
 class Remainder(msgspec.Struct, kw_only=True):
@@ -53,7 +54,7 @@ class Remainder(msgspec.Struct, kw_only=True):
 
     def next_log(self) -> int:
         """The next free number of a log: records-1.jsonl, records-2.jsonl, …"""
-        numbers = [int(found[1]) for path in self.run.folder.glob("records-*.jsonl") if (found := _NUMBER.search(path.name))]
+        numbers = [int(found[1]) for path in record_logs(self.run.folder) if (found := _NUMBER.search(path.name))]
         return 1 + max(numbers, default=0)
 
     def part(self, info: EngineInfo, workers: int) -> dict[str, Any]:

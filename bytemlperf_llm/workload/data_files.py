@@ -10,11 +10,9 @@ from __future__ import annotations
 import gzip
 import json
 import stat
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.extras import require
+from bytemlperf.lazy import zstd
 
 T = TypeVar("T")
 
@@ -112,9 +111,6 @@ def _unpacked(path: Path, file: BufferedReader) -> Iterator[BufferedReader]:
     if head.startswith(GZIP):
         yield BufferedReader(gzip.GzipFile(fileobj=file))  # type: ignore[arg-type]
     elif head.startswith(ZSTANDARD):
-        module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-        require("reading Zstandard", "analysis", module)
-        zstd = import_module(module)
         try:
             yield BufferedReader(zstd.ZstdFile(file))
         except zstd.ZstdError as error:
