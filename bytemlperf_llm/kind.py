@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from bytemlperf_llm.pages.prefix import prefix_sections
 from bytemlperf_llm.pages.server import server_sections
 from bytemlperf_llm.pages.server_times import server_time_sections
 from bytemlperf_llm.pages.sessions import session_sections
+from bytemlperf_llm.pages.speculation import speculation_figures, speculation_sections
 from bytemlperf_llm.pages.stalls import stall_sections
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
@@ -111,6 +113,7 @@ class LlmKind(RunKind):
             *session_sections(summary),
             *prefix_sections(summary),
             *latency_sections(summary, columns),
+            *speculation_sections(summary, columns),
             *server_sections(summary),
             *server_time_sections(summary),
             *timeline_sections(summary, columns, _gauges(records)),
@@ -141,7 +144,14 @@ def figures_of(key: str, summary: dict[str, Any], columns: RunColumns | None) ->
     latencies = [
         figure for name, metric in metrics.items() if name in LABELLED for figure in _latencies(key, name, metric, columns, tail=tail)
     ]
-    return [*latencies, *_rates(key, summary, columns), *_shares(key, summary), *_sessions(key, summary), *_classes(key, summary)]
+    parts = (
+        speculation_figures(key, summary),
+        _rates(key, summary, columns),
+        _shares(key, summary),
+        _sessions(key, summary),
+        _classes(key, summary),
+    )
+    return [*latencies, *chain.from_iterable(parts)]
 
 
 def _classes(key: str, summary: dict[str, Any]) -> list[Figure]:

@@ -21,7 +21,7 @@ import msgspec
 from bytemlperf.lazy import numpy
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.clusters import ClusteredColumn
-from bytemlperf.statistics.columns import ABSENT, Column, column, either, present
+from bytemlperf.statistics.columns import ABSENT, Column, Mask, column, either, present
 from bytemlperf_llm.metrics.blocks import Block, block_of, blocks_of
 from bytemlperf_llm.metrics.definitions import STAGES, due_ns, last_ns, stage_times_ns
 from bytemlperf_llm.metrics.recount import Counted, RecountTally, read_recount
@@ -37,6 +37,8 @@ OWN_LIMIT: ErrorClass = "client_limit"
 MAX_DETAILS = 3
 MAX_DETAIL_CHARS = 200
 MAX_ENDS = 100_000
+MAX_STEP_TOKENS = 32
+"""Bursts of as many tokens, and of more, are counted together."""
 
 
 class Failure(msgspec.Struct, kw_only=True):
@@ -90,6 +92,7 @@ class Accumulator:
         self.server = ServerTally()
         self.labels: dict[str, dict[str, int]] = {"class_name": {}, "endpoint": {}}
         self.batched_tokens = 0
+        self.step_sizes = numpy.zeros(MAX_STEP_TOKENS + 1, "i8")
         self.stream_tokens = 0
         self.stream_chunks = 0
         self._rows: dict[str | None, Column] = {}
@@ -123,6 +126,7 @@ class Accumulator:
         block.intervals.add_to(self.itl, row, ok)
         if self._inter_chunk is not None:
             block.silences.add_to(self._inter_chunk, row, ok)
+        self._count_steps(block, ok)
         self.batched_tokens += int(block.batched[ok].sum())
         self.stream_tokens += int(block.seen[ok].sum())
         self.stream_chunks += int(block.chunks[ok].sum())
@@ -136,6 +140,14 @@ class Accumulator:
                 if self.recount is not None:
                     self.recount.add(record)
         self._keep(block, records)
+
+    def _count_steps(self, block: Block, ok: Mask) -> None:
+        lengths = block.silences.lengths
+        if block.steps is None:
+            self.step_sizes[1] += int(lengths[ok].sum())
+        else:
+            sizes = numpy.minimum(block.steps[numpy.repeat(ok, lengths)], MAX_STEP_TOKENS)
+            self.step_sizes += numpy.bincount(sizes, minlength=len(self.step_sizes))
 
     def _keep(self, block: Block, records: Sequence[RequestRecord]) -> None:
         fields: dict[str, Iterable[int | None]] = {
@@ -166,7 +178,13 @@ class Accumulator:
         last = block.last
         if any(record.inputs for record in records):
             last = column([ABSENT if (end_ns := last_ns(record)) is None else end_ns for record in records])
-        found = {"first": block.first, "last": last, "stream": block.seen, "silences": block.silences.lengths}
+        found = {
+            "first": block.first,
+            "last": last,
+            "stream": block.seen,
+            "silences": block.silences.lengths,
+            "step_tokens": block.step_tokens(),
+        }
         for name, values in {**found, "max_gap": block.max_gap, "max_gap_end": block.max_gap_end}.items():
             self._stored.setdefault(name, array("q")).frombytes(values.astype("i8").tobytes())
 

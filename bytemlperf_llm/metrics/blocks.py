@@ -37,7 +37,8 @@ class Runs(NamedTuple):
 
 class Block(NamedTuple):
     """What records' chunks come to: the requests' ITL and silences between bursts. Requests without a token have ABSENT
-    for `first`, `last`; without a gap for `max_gap` and the stamp at its end."""
+    for `first`, `last`; without a gap for `max_gap` and the stamp at its end. `steps` are the tokens of each burst after a request's first,
+    flat, as many as it has silences (None: one each)."""
 
     first: Column
     last: Column
@@ -48,6 +49,12 @@ class Block(NamedTuple):
     max_gap_end: Column
     silences: Runs
     intervals: Runs
+    steps: Column | None
+
+    def step_tokens(self) -> Column:
+        """Of each request, in bursts after its first."""
+        lengths = self.silences.lengths
+        return lengths if self.steps is None else _sums(self.steps, _edges(lengths))
 
 
 def blocks_of(records: Iterable[RequestRecord]) -> Iterator[list[RequestRecord]]:
@@ -80,11 +87,11 @@ def block_of(records: Sequence[RequestRecord]) -> Block:
     max_gap, max_gap_end = _largest(between, stamps[after_first], gap_counts)
     if tokens is None and (not len(between) or int(between.min()) > BURST_NS):
         alone = Runs(between, None, gap_counts, gap_counts, spans)
-        return Block(first, last, counts, counts, numpy.zeros(len(counts), "i8"), max_gap, max_gap_end, alone, alone)
+        return Block(first, last, counts, counts, numpy.zeros(len(counts), "i8"), max_gap, max_gap_end, alone, alone, None)
     seen = counts if tokens is None else _sums(tokens, edges)
-    silences, intervals, batched = _bursts(gaps, numpy.ones(len(stamps), "i8") if tokens is None else tokens, after_first, edges)
+    silences, intervals, batched, steps = _bursts(gaps, numpy.ones(len(stamps), "i8") if tokens is None else tokens, after_first, edges)
     intervals = intervals._replace(lengths=numpy.maximum(seen - 1, 0), sums=spans)
-    return Block(first, last, counts, seen, batched, max_gap, max_gap_end, silences, intervals)
+    return Block(first, last, counts, seen, batched, max_gap, max_gap_end, silences, intervals, steps)
 
 
 def _flat(records: Sequence[RequestRecord]) -> tuple[Column, Column | None, Column]:
@@ -113,9 +120,9 @@ def _sums(values: Column, edges: Column) -> Column:
     return numpy.diff(_edges(values)[edges])
 
 
-def _bursts(gaps: Column, tokens: Column, after_first: Column, edges: Column) -> tuple[Runs, Runs, Column]:
+def _bursts(gaps: Column, tokens: Column, after_first: Column, edges: Column) -> tuple[Runs, Runs, Column, Column]:
     """`definitions.bursts_of` and `token_runs_ns` of many requests: silences before their bursts, intervals (without
-    their lengths and sums), and how many tokens of each came in bursts of several. `gaps` are 0 before a first chunk."""
+    their lengths and sums), how many tokens of each came in bursts of several, and `Block.steps`. `gaps` are 0 before a first chunk."""
     begins = ~after_first | (gaps > BURST_NS)
     at = numpy.flatnonzero(begins)
     bursts = _sums(begins, edges)
@@ -128,7 +135,7 @@ def _bursts(gaps: Column, tokens: Column, after_first: Column, edges: Column) ->
     lengths, silences = numpy.maximum(bursts - 1, 0), gaps[begins & after_first]
     several = _sums(numpy.where(of_burst > 1, of_burst, 0), _edges(bursts))
     between = Runs(silences, None, lengths, lengths, _sums(silences, _edges(lengths)))
-    return between, Runs(values[filled], counts[filled], runs, runs, runs), several
+    return between, Runs(values[filled], counts[filled], runs, runs, runs), several, of_burst[after_first[at]]
 
 
 def _largest(values: Column, ends: Column, counts: Column) -> tuple[Column, Column]:

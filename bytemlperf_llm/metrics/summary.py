@@ -44,6 +44,7 @@ from bytemlperf_llm.metrics.reasoning import Reasoning, reasoning_of
 from bytemlperf_llm.metrics.recount import Counted
 from bytemlperf_llm.metrics.server_times import ServerTimes, server_times_of
 from bytemlperf_llm.metrics.sessions import Sessions, idle_ns, sessions_of
+from bytemlperf_llm.metrics.speculation import Speculation
 from bytemlperf_llm.metrics.stalls import Stalls, find_stalls
 from bytemlperf_llm.metrics.tokens import Tokens, token_warnings
 from bytemlperf_llm.metrics.verdict import (
@@ -65,8 +66,8 @@ LATENCIES = ("ttft", "service_ttft", "tpot", "e2e", "service_e2e", "ntpot")
 
 class Summary(msgspec.Struct, kw_only=True):
     """The content of summary.json. `outcomes` always sums to `scheduled`: requests without a
-    record count as dropped. Metrics that no record has are absent. `client_error` and `prefix` come from run.json too,
-    which may hold a calibration of the machine, and what is known of its prefix cache."""
+    record count as dropped. Metrics that no record has are absent. `client_error`, `prefix` and `speculation` come from run.json too,
+    which may hold a calibration of the machine, and what is known of its prefix cache and its drafts."""
 
     format_version: int = FORMAT_VERSION
     verdict: VerdictName
@@ -92,6 +93,7 @@ class Summary(msgspec.Struct, kw_only=True):
     stalls: Stalls | None = None
     reasoning: Reasoning | None = None
     server_times: ServerTimes | None = None
+    speculation: Speculation | None = None
     percentile_definition: str = PERCENTILE_DEFINITION
     interval_definition: str = INTERVAL_DEFINITION
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from bytemlperf.lazy import numpy
 from bytemlperf.runs.records import once
+from bytemlperf.statistics.clusters import ClusteredColumn
 from bytemlperf.statistics.columns import ABSENT, Column, Floats, Mask
 from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, accumulated, request_column
@@ -88,10 +89,10 @@ class RunColumns:
 
     # -- tokens -----------------------------------------------------------------------------
 
-    def token_blocks(self) -> Iterable[tuple[Floats, Floats, Floats]]:
-        """(stamps s, gaps ms, weights) a block of answers at a time, as ITL has them: of a burst of several tokens each has
-        its share of the time. A token each; of a run of more than `MAX_DRAWN` equal gaps so many, which stand for all."""
-        itl, first = self.acc.itl, self.acc.columns["first"]
+    def token_blocks(self, intervals: ClusteredColumn | None = None) -> Iterable[tuple[Floats, Floats, Floats]]:
+        """(stamps s, gaps ms, weights) a block of answers at a time, as ITL (or other `intervals`) has them: of a burst of several tokens
+        each has its share of the time. A token each; of a run of more than `MAX_DRAWN` equal gaps so many, which stand for all."""
+        itl, first = self.acc.itl if intervals is None else intervals, self.acc.columns["first"]
         for begin in range(0, len(itl.rows), _BLOCK_CLUSTERS):
             end = min(begin + _BLOCK_CLUSTERS, len(itl.rows))
             values, counts = itl.runs(begin, end)

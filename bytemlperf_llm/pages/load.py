@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bytemlperf.lazy import numpy
-from bytemlperf.report.blocks import axes, bars, dots, line
+from bytemlperf.report.blocks import axes, bars, line
 from bytemlperf.report.text import cell, number
-from bytemlperf.report.thin import Binned, distribution, kept_dots, time_edges
+from bytemlperf.report.thin import Binned, distribution, time_edges
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 from bytemlperf.statistics.columns import ABSENT, Floats
 from bytemlperf.units import NS_PER_S
@@ -15,10 +15,11 @@ from bytemlperf_llm.pages.columns import RunColumns
 from bytemlperf_llm.pages.latency import ms
 from bytemlperf_llm.pages.prefix import prefix_rows
 from bytemlperf_llm.pages.reasoning import reasoning_rows
+from bytemlperf_llm.pages.relation import against
+from bytemlperf_llm.pages.speculation import speculation_rows
 from bytemlperf_llm.pages.stalls import stall_rows
 
 LENGTHS, ERRORS, SCHEDULE, CLIENT = "Latency against length", "Errors", "Load, target and actual", "Client measurement error"
-LENGTH_BINS = 12
 
 
 def length_sections(columns: RunColumns) -> list[Section]:
@@ -30,37 +31,11 @@ def length_sections(columns: RunColumns) -> list[Section]:
     known = columns.raw("prompt")[rows] != ABSENT
     title, name = ("TTFT", "ttft") if columns.streams else ("E2E", "e2e")
     plots = [
-        _against(f"{title} by prompt length", "prompt tokens", prompt[known], columns.latencies[name][rows][known]),
-        _against("E2E by output length", "output tokens", output, columns.latencies["e2e"][rows]),
-        _against("TPOT by output length", "output tokens", output, columns.latencies["tpot"][rows]),
+        against(f"{title} by prompt length", "prompt tokens", prompt[known], columns.latencies[name][rows][known], LENGTHS),
+        against("E2E by output length", "output tokens", output, columns.latencies["e2e"][rows], LENGTHS),
+        against("TPOT by output length", "output tokens", output, columns.latencies["tpot"][rows], LENGTHS),
     ]
     return [plot for plot in plots if plot is not None]
-
-
-def _against(title: str, axis: str, lengths: Floats, values: Floats) -> Plot | None:
-    present = ~numpy.isnan(values)
-    lengths, values = lengths[present], values[present]
-    if len(values) < 2 or lengths.min() == lengths.max():
-        return None
-    edges = numpy.unique(numpy.quantile(lengths, numpy.linspace(0, 1, LENGTH_BINS + 1)))
-    binned = Binned(lengths, values, edges)
-    chosen = kept_dots(values)
-    data = [dots("requests", lengths[chosen], values[chosen], "%{y:.4~g} ms at %{x} tokens", size=3.5, color="@0/.4")]
-    for name, percent, dash in (("p50", 50.0, "solid"), ("p90", 90.0, "dot")):
-        shown = binned.percentile(percent)
-        data.append(line(name, binned.middle, shown, f"{name} %{{y:.4~g}} ms", width=1.8, color="@1", dash=dash))
-    correlation = float(numpy.corrcoef(_ranks(lengths), _ranks(values))[0, 1]) if values.min() < values.max() else 0.0
-    note = f"Rank correlation {correlation:+.2f}. Lines: of equal numbers of requests."
-    if len(chosen) < len(values):
-        note += f" Dots: {len(chosen):,} of {len(values):,}, the extremes among them."
-    alt = f"{title}: rank correlation {correlation:+.2f}"
-    return Plot(title=title, data=data, layout=axes(axis, "ms"), note=note, alt=alt, half=True, group=LENGTHS)
-
-
-def _ranks(values: Floats) -> Floats:
-    """Mean ranks, ties shared (Spearman)."""
-    _, place, counts = numpy.unique(values, return_inverse=True, return_counts=True)
-    return (numpy.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def error_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section]:
@@ -131,7 +106,7 @@ def result_table(summary: dict[str, Any]) -> Table:
         usage = "–" if counts["usage_disagreement"] is None else cell(counts["usage_tokens"])
         counted = f"{usage} / {counts['recounted_tokens']:,} / {counts['chunks']:,}"
         rows.append([f"usage / recount / chunks of {counts['answers']:,}", counted])
-    rows += [*reasoning_rows(summary), *prefix_rows(summary), *stall_rows(summary)]
+    rows += [*reasoning_rows(summary), *speculation_rows(summary), *prefix_rows(summary), *stall_rows(summary)]
     return Table(title="", columns=["", ""], rows=rows, group="Throughput and requests")
 
 

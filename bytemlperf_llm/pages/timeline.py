@@ -146,9 +146,9 @@ def _rate_panels(columns: RunColumns) -> list[Panel]:
     return [Panel("tokens/s", 2, traces), requests]
 
 
-def tokens_in(columns: RunColumns, edges: Floats) -> Floats:
-    """Output tokens of answers that arrived in each stretch, as seen in the stream."""
-    counts = numpy.histogram(columns.first_tokens_s, edges)[0].astype("f8")
+def tokens_in(columns: RunColumns, edges: Floats, *, first: bool = True) -> Floats:
+    """Output tokens of answers that arrived in each stretch, as seen in the stream; with the `first` of each or without."""
+    counts = numpy.histogram(columns.first_tokens_s if first else [], edges)[0].astype("f8")
     for stamps, _, weights in columns.token_blocks():
         counts += numpy.histogram(stamps, edges, weights=weights)[0]
     return counts

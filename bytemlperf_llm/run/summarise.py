@@ -21,6 +21,7 @@ from bytemlperf_llm.metrics.facts import facts_from
 from bytemlperf_llm.metrics.prefix import PrefixFacts, prefix_of, prefix_warnings, server_counts
 from bytemlperf_llm.metrics.recount import read_recount
 from bytemlperf_llm.metrics.server import network_of, network_warnings, server_of
+from bytemlperf_llm.metrics.speculation import speculation_of
 from bytemlperf_llm.metrics.summary import summary_of
 from bytemlperf_llm.metrics.until import last_look, parse_until
 from bytemlperf_llm.mlperf.loadgen import loadgen_result
@@ -34,13 +35,16 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     """`metrics.summary.Summary` as JSON has it, with what run.json tells. Raises UserError when that is of no LLM run."""
     folder = records.folder if isinstance(records, RunRecords) else Path("run")
     acc = once(records, accumulated)
-    summary = summary_of(acc, facts_from(run, folder))
+    facts = facts_from(run, folder)
+    summary = summary_of(acc, facts)
     if "input_throughput" not in summary.rates:
         summary.client_error = client_error_of(run, summary)
     problem = read_recount(folder)[1]
     before = cache_of(run) or AS_IS
     counted = part(run, "config", "scenario", "prompts").get("tokenizer") is not None
-    summary.prefix = prefix_of(acc, PrefixFacts(counted=counted, own=before.own, server=server_counts(counted_of(run))))
+    told = counted_of(run)
+    summary.prefix = prefix_of(acc, PrefixFacts(counted=counted, own=before.own, server=server_counts(told)))
+    summary.speculation = speculation_of(acc, facts, told)
     summary.warnings += [*([problem] if problem else []), *_resumptions(run), *_probe(run), *_launched(run)]
     summary.warnings += prefix_warnings(summary.prefix, before.state)
     found: dict[str, Any] = msgspec.to_builtins(summary)
@@ -52,7 +56,7 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     if until := part(run, "config", "until"):
         found["until"] = _until(until, acc)
     if part(run, "config", "scenario").get("mlperf") is not None:
-        samples, slo_ms = once(records, samples_of), facts_from(run, folder).slo_ms
+        samples, slo_ms = once(records, samples_of), facts.slo_ms
         found["mlperf"] = msgspec.to_builtins(loadgen_result(scenario_of(run), samples, summary.scheduled, slo_ms))
     return found
 

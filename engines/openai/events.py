@@ -97,6 +97,16 @@ class Beside(msgspec.Struct, gc=False):
     draft_n_accepted: int | None = None
 
 
+class Drafted(msgspec.Struct, gc=False):
+    num_accepted_draft_tokens: int | None = None
+
+
+class RequestMetrics(msgspec.Struct, gc=False):
+    """What vLLM measured of the request (`--per-request-spec-decode-metrics`)."""
+
+    speculative_decoding: Drafted | None = None
+
+
 class Event(msgspec.Struct, gc=False):
     choices: list[Choice] | None = None
     usage: UsageEvent | None = None
@@ -104,6 +114,7 @@ class Event(msgspec.Struct, gc=False):
     object: str | None = None
     x_groq: Beside | None = None
     timings: Beside | None = None  # llama.cpp's
+    metrics: RequestMetrics | None = None  # vLLM's
 
     @property
     def is_foreign(self) -> bool:
@@ -143,6 +154,7 @@ def _loose_event(value: Any) -> Event:
         error=value.get("error"),
         x_groq=_loose_beside(value.get("x_groq")),
         timings=_loose_beside(value.get("timings")),
+        metrics=_loose_metrics(value.get("metrics")),
     )
 
 
@@ -150,6 +162,13 @@ def _loose_beside(value: Any) -> Beside | None:
     if not isinstance(value, dict):
         return None
     return Beside(usage=loose_usage(value.get("usage")), draft_n_accepted=count_of(value.get("draft_n_accepted"), MAX_TOKENS))
+
+
+def _loose_metrics(value: Any) -> RequestMetrics | None:
+    drafted = value.get("speculative_decoding") if isinstance(value, dict) else None
+    if not isinstance(drafted, dict):
+        return None
+    return RequestMetrics(Drafted(count_of(drafted.get("num_accepted_draft_tokens"), MAX_TOKENS)))
 
 
 def _loose_choice(value: dict[str, Any]) -> Choice:
@@ -209,7 +228,10 @@ def usage_of(event: Event) -> Usage | None:
             usage = read_usage(inside)
         if usage is None and event.x_groq is not None and event.x_groq.usage is not None:
             usage = read_usage(event.x_groq.usage)
-    if usage is not None and event.timings is not None and (accepted := event.timings.draft_n_accepted) is not None:
+    accepted = None if event.timings is None else event.timings.draft_n_accepted
+    if accepted is None and event.metrics is not None and event.metrics.speculative_decoding is not None:
+        accepted = event.metrics.speculative_decoding.num_accepted_draft_tokens
+    if usage is not None and accepted is not None:
         return msgspec.structs.replace(usage, accepted_draft_tokens=sound(accepted))
     return usage
 

@@ -31,7 +31,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 
 from engines import inprocess
-from engines.contract import Availability, Counted, Decoded, EngineError, EngineInfo, Finish, Model, Recorder, Request, Usage
+from engines.contract import Availability, BadOption, Counted, Decoded, EngineError, EngineInfo, Finish, Model, Recorder, Request, Usage
 from engines.loaded_weights import dtype_text, quantisation_text
 from engines.processor import cpu_bfloat16_flag
 from engines.vllm.metrics import LatestStats, stages_of, stat_logger
@@ -78,6 +78,7 @@ class VllmOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     load_format: str | None = None
     scheduling_policy: Literal["fcfs", "priority"] | None = None
     seed: int | None = None
+    speculative_config: str | None = None
     trust_remote_code: bool = False
 
 
@@ -176,8 +177,7 @@ class VllmEngine(inprocess.InProcessEngine):
 
     async def counted(self) -> dict[str, Counted]:
         """As the contract says."""
-        names = ("prefix_queries", "prefix_hits", "preemptions")
-        return {"": Counted(counts={name: float(getattr(self._latest, name)) for name in names})}
+        return {"": Counted(counts={name: float(count) for name, count in self._latest.counts.items()})}
 
     async def reset_cache(self) -> str:
         """As the contract says."""
@@ -204,6 +204,8 @@ def engine_arguments(options: VllmOptions, *, on_cpu: bool, bfloat16: bool) -> d
     """vLLM's engine arguments: what the user chose, and our choices for a CPU. What is absent is vLLM's default."""
     arguments = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
     space_gib = arguments.pop("kv_cache_space_gib", None)
+    if options.speculative_config is not None:
+        arguments["speculative_config"] = _json_object("speculative_config", options.speculative_config)
     if on_cpu:
         arguments.setdefault("enforce_eager", True)
         if arguments["dtype"] == "auto":
@@ -213,6 +215,14 @@ def engine_arguments(options: VllmOptions, *, on_cpu: bool, bfloat16: bool) -> d
     if space_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(space_gib * GIB)
     return arguments
+
+
+def _json_object(option: str, text: str) -> dict[str, Any]:
+    """Raises BadOption."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise BadOption(f"engine option {option}={text!r} is not a JSON object: {error}", 'as {"method": "ngram", …}') from None
 
 
 def _quantisation(config: Any) -> str:

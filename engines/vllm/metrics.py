@@ -6,6 +6,7 @@ are read, here and nowhere else.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from engines.contract import Stages
@@ -24,26 +25,34 @@ class LatestStats:
     """What vLLM's scheduler last said of itself, and sums since the start."""
 
     def __init__(self) -> None:
-        self.running = self.waiting = self.preemptions = self.prefix_queries = self.prefix_hits = 0
+        self.running = self.waiting = 0
         self.kv_cache_usage = 0.0
+        self.counts: Counter[str] = Counter(prefix_queries=0, prefix_hits=0, preemptions=0)
 
     def record(self, scheduler: Any, iteration: Any) -> None:
         """Take vLLM's SchedulerStats and IterationStats, either of which may be None."""
         if scheduler is not None:
             self.running, self.waiting = scheduler.num_running_reqs, scheduler.num_waiting_reqs
             self.kv_cache_usage = scheduler.kv_cache_usage
-            self.prefix_queries += scheduler.prefix_cache_stats.queries
-            self.prefix_hits += scheduler.prefix_cache_stats.hits
+            self.counts["prefix_queries"] += scheduler.prefix_cache_stats.queries
+            self.counts["prefix_hits"] += scheduler.prefix_cache_stats.hits
+            if (drafted := getattr(scheduler, "spec_decoding_stats", None)) is not None:
+                self.counts.update(
+                    drafts=drafted.num_drafts, draft_tokens=drafted.num_draft_tokens, accepted_tokens=drafted.num_accepted_tokens
+                )
+                self.counts.update(
+                    {f"accepted_tokens_at_{place}": count for place, count in enumerate(drafted.num_accepted_tokens_per_pos)}
+                )
         if iteration is not None:
-            self.preemptions += iteration.num_preempted_reqs
+            self.counts["preemptions"] += iteration.num_preempted_reqs
 
     def as_dict(self) -> dict[str, float]:
         return {
             "running": float(self.running),
             "waiting": float(self.waiting),
             "kv_cache_usage": float(self.kv_cache_usage),
-            "prefix_cache_hit_rate": self.prefix_hits / self.prefix_queries if self.prefix_queries else 0.0,
-            "preemptions": float(self.preemptions),
+            "prefix_cache_hit_rate": self.counts["prefix_hits"] / self.counts["prefix_queries"] if self.counts["prefix_queries"] else 0.0,
+            "preemptions": float(self.counts["preemptions"]),
         }
 
 

@@ -239,6 +239,15 @@ USAGES: dict[str, tuple[list[Json], Usage | None]] = {
         TWENTY,
     ),
     "cache hits beside": ([usage(20, prompt_cache_hit_tokens=8)], Usage(prompt_tokens=12, output_tokens=20, cached_tokens=8)),
+    "vLLM's drafts": (
+        [{**usage(20), "metrics": {"speculative_decoding": {"num_spec_steps": 5, "num_accepted_draft_tokens": 7, "num_draft_tokens": 20}}}],
+        Usage(prompt_tokens=12, output_tokens=20, accepted_draft_tokens=7),
+    ),
+    "vLLM's drafts are odd": (
+        [{**usage(20.0), "metrics": {"speculative_decoding": {"num_accepted_draft_tokens": "7"}, "queue_time_ms": "x"}}],
+        Usage(prompt_tokens=12, output_tokens=20, accepted_draft_tokens=7),
+    ),
+    "metrics of another form": ([{**usage(20), "metrics": ["x"]}], TWENTY),
     "llama.cpp's drafts": (
         [{**usage(20), "timings": {"predicted_n": 20, "predicted_ms": 1.5, "draft_n_accepted": 7}}],
         Usage(prompt_tokens=12, output_tokens=20, accepted_draft_tokens=7),

@@ -139,6 +139,28 @@ async def test_what_the_user_chose_wins(monkeypatch: pytest.MonkeyPatch) -> None
     assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "3"
 
 
+async def test_speculative_decoding_is_vllms_own_object() -> None:
+    chosen = parse_options({"speculative_config": '{"method": "ngram", "num_speculative_tokens": 4}'}, VllmOptions)
+    arguments = engine_arguments(chosen, on_cpu=False, bfloat16=True)
+    assert arguments["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 4}
+    for odd in ("ngram", "[1]", "{"):
+        with pytest.raises(BadOption, match="speculative_config.*not a JSON object"):
+            engine_arguments(VllmOptions(speculative_config=odd), on_cpu=False, bfloat16=True)
+
+
+async def test_drafts_are_counted() -> None:
+    latest = LatestStats()
+    drafted = SimpleNamespace(num_drafts=3, num_draft_tokens=12, num_accepted_tokens=7, num_accepted_tokens_per_pos=[3, 2, 1, 1])
+    cache = SimpleNamespace(queries=0, hits=0)
+    step = SimpleNamespace(num_running_reqs=1, num_waiting_reqs=0, kv_cache_usage=0.5, prefix_cache_stats=cache, spec_decoding_stats=drafted)
+    for _ in range(2):
+        latest.record(step, None)
+    assert latest.counts["drafts"] == 6
+    assert drafts_of(Counted(counts=dict(latest.counts))) == Drafts(
+        drafts=6, draft_tokens=24, accepted_tokens=14, acceptance_length=1 + 7 / 3, acceptance_rate=7 / 12, acceptance_at=[1, 2 / 3, 1 / 3, 1 / 3]
+    )
+
+
 async def test_stages_are_integer_nanoseconds_and_absent_when_never_reached() -> None:
     metrics = SimpleNamespace(queued_ts=826.289668095, scheduled_ts=826.289677449, first_token_ts=0.0, last_token_ts=0.0)
     stages = stages_of(metrics)

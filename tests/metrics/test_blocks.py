@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bytemlperf.statistics.columns import ABSENT
 from bytemlperf_llm.metrics import accumulator, blocks
-from bytemlperf_llm.metrics.accumulator import OUTCOMES, OWN_LIMIT, REASONING, Accumulator
+from bytemlperf_llm.metrics.accumulator import MAX_STEP_TOKENS, OUTCOMES, OWN_LIMIT, REASONING, Accumulator
 from bytemlperf_llm.metrics.definitions import (
     BURST_NS,
     STAGES,
@@ -82,6 +82,7 @@ def naive_row(record):
         "max_gap": max(gaps, default=None),
         "max_gap_end": times.stamps_ns[gaps.index(max(gaps)) + 1] if gaps else None,
         "silences": sum(gap > BURST_NS for gap in gaps),
+        "step_tokens": sum(bursts_of(times, gaps).intervals[1:]) if times.tokens else 0,
         "reusable": record.reusable_tokens,
         "cached": record.cached_tokens,
         "prefix": record.prefix_index,
@@ -107,6 +108,12 @@ def batched_of(bursts):
     """Tokens that came in bursts of several."""
     tokens = [bursts.intervals[0] + 1, *bursts.intervals[1:]]
     return sum(many for many in tokens if many > 1)
+
+
+def naive_steps(record):
+    times = token_times(record)
+    answered = record.outcome == "ok" and times.stamps_ns
+    return bursts_of(times, chunk_gaps_ns(times)).intervals[1:] if answered else []
 
 
 def naive_clusters(records):
@@ -153,6 +160,8 @@ def test_blocks_are_records_one_by_one(records, size):
     itl, silences, tokens, chunks, batched = naive_clusters(records)
     assert (content(acc.itl), content(acc.inter_chunk)) == (counted(itl), counted(silences))
     assert (acc.stream_tokens, acc.stream_chunks, acc.batched_tokens) == (tokens, chunks, batched)
+    sizes = Counter(min(size, MAX_STEP_TOKENS) for record in records for size in naive_steps(record))
+    assert {size: count for size, count in enumerate(acc.step_sizes.tolist()) if count} == sizes
     assert acc.outcomes == Counter(record.outcome for record in records)
 
 
