@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import pytest_asyncio
 
-from engines.contract import BadOption, EngineError, EngineInfo, EngineUnavailable, Model, parse_options
+from bytemlperf_llm.metrics.speculation import Drafts, drafts_of
+from engines.contract import BadOption, Counted, EngineError, EngineInfo, EngineUnavailable, Model, parse_options
 from engines.vllm.engine import CPU_KV_CACHE_GIB, VllmEngine, VllmOptions, engine_arguments
 from engines.vllm.metrics import LatestStats, stages_of
 from tests.engines.inprocess_suite import LONG_TOKENS, InProcessSuite, ask, chat, check_no_model, check_stages, check_unknown_option
@@ -152,12 +153,19 @@ async def test_drafts_are_counted() -> None:
     latest = LatestStats()
     drafted = SimpleNamespace(num_drafts=3, num_draft_tokens=12, num_accepted_tokens=7, num_accepted_tokens_per_pos=[3, 2, 1, 1])
     cache = SimpleNamespace(queries=0, hits=0)
-    step = SimpleNamespace(num_running_reqs=1, num_waiting_reqs=0, kv_cache_usage=0.5, prefix_cache_stats=cache, spec_decoding_stats=drafted)
+    step = SimpleNamespace(
+        num_running_reqs=1, num_waiting_reqs=0, kv_cache_usage=0.5, prefix_cache_stats=cache, spec_decoding_stats=drafted
+    )
     for _ in range(2):
         latest.record(step, None)
     assert latest.counts["drafts"] == 6
     assert drafts_of(Counted(counts=dict(latest.counts))) == Drafts(
-        drafts=6, draft_tokens=24, accepted_tokens=14, acceptance_length=1 + 7 / 3, acceptance_rate=7 / 12, acceptance_at=[1, 2 / 3, 1 / 3, 1 / 3]
+        drafts=6,
+        draft_tokens=24,
+        accepted_tokens=14,
+        acceptance_length=1 + 7 / 3,
+        acceptance_rate=7 / 12,
+        acceptance_at=[1, 2 / 3, 1 / 3, 1 / 3],
     )
 
 
