@@ -145,7 +145,7 @@ async def test_speculative_decoding_is_vllms_own_object() -> None:
     arguments = engine_arguments(chosen, on_cpu=False, bfloat16=True)
     assert arguments["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 4}
     for odd in ("ngram", "[1]", "{"):
-        with pytest.raises(BadOption, match="speculative_config.*not a JSON object"):
+        with pytest.raises(BadOption, match=r"speculative_config.*not a JSON object"):
             engine_arguments(VllmOptions(speculative_config=odd), on_cpu=False, bfloat16=True)
 
 
