@@ -24,6 +24,8 @@ from bytemlperf.statistics.clusters import ClusteredColumn
 from bytemlperf.statistics.columns import ABSENT, Column, Mask, column, either, present
 from bytemlperf_llm.metrics.blocks import Block, block_of, blocks_of
 from bytemlperf_llm.metrics.definitions import STAGES, due_ns, last_ns, stage_times_ns
+from bytemlperf_llm.metrics.facts import RunFacts
+from bytemlperf_llm.metrics.fluidity import Targets, missed_deadlines
 from bytemlperf_llm.metrics.recount import Counted, RecountTally, read_recount
 from bytemlperf_llm.metrics.server_tally import ServerTally
 from bytemlperf_llm.metrics.session_tally import SessionTally
@@ -80,7 +82,8 @@ class _Failures:
 class Accumulator:
     """Everything that a summary needs of the records added so far. None is added once columns were taken."""
 
-    def __init__(self, counted: Counted | None = None) -> None:
+    def __init__(self, counted: Counted | None = None, targets: Targets | None = None) -> None:
+        self._targets = targets
         self.recount = None if counted is None else RecountTally(counted)
         self._stored: dict[str, array[int]] = {}
         self.itl = ClusteredColumn()
@@ -184,8 +187,13 @@ class Accumulator:
             "stream": block.seen,
             "silences": block.silences.lengths,
             "step_tokens": block.step_tokens(),
+            "max_gap": block.max_gap,
+            "max_gap_end": block.max_gap_end,
         }
-        for name, values in {**found, "max_gap": block.max_gap, "max_gap_end": block.max_gap_end}.items():
+        if self._targets:
+            due = column(self._stored["due"])[before:]
+            found["deadlines"], found["missed"] = missed_deadlines(block.flat, due, *self._targets.of(records))
+        for name, values in found.items():
             self._stored.setdefault(name, array("q")).frombytes(values.astype("i8").tobytes())
 
     def rows(self, outcome: str | None = None) -> Column:
@@ -276,7 +284,7 @@ def _reasoning(records: Sequence[RequestRecord]) -> Iterable[Sequence[int | None
     )
 
 
-def accumulated(records: Iterable[RequestRecord]) -> Accumulator:
+def accumulated(records: Iterable[RequestRecord], facts: RunFacts) -> Accumulator:
     """All of them; those of a folder with its recount."""
     counted = read_recount(records.folder)[0] if isinstance(records, RunRecords) else None
-    return Accumulator(counted).add_all(records)
+    return Accumulator(counted, Targets(facts)).add_all(records)

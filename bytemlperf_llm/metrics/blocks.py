@@ -35,8 +35,16 @@ class Runs(NamedTuple):
         clusters.add(numpy.nonzero(kept)[0] + row, self.values[chosen], counts, *(each[kept] for each in self[2:]))
 
 
+class Chunks(NamedTuple):
+    """Token-carrying chunks of requests, flat: their stamps and tokens (None: one each), and where each request's begin and end."""
+
+    stamps: Column
+    tokens: Column | None
+    edges: Column
+
+
 class Block(NamedTuple):
-    """What records' chunks come to: the requests' ITL and silences between bursts. Requests without a token have ABSENT
+    """What records' `flat` chunks come to: the requests' ITL and silences between bursts. Requests without a token have ABSENT
     for `first`, `last`; without a gap for `max_gap` and the stamp at its end. `steps` are the tokens of each burst after a request's first,
     flat, as many as it has silences (None: one each)."""
 
@@ -50,6 +58,7 @@ class Block(NamedTuple):
     silences: Runs
     intervals: Runs
     steps: Column | None
+    flat: Chunks
 
     def step_tokens(self) -> Column:
         """Of each request, in bursts after its first."""
@@ -87,11 +96,23 @@ def block_of(records: Sequence[RequestRecord]) -> Block:
     max_gap, max_gap_end = _largest(between, stamps[after_first], gap_counts)
     if tokens is None and (not len(between) or int(between.min()) > BURST_NS):
         alone = Runs(between, None, gap_counts, gap_counts, spans)
-        return Block(first, last, counts, counts, numpy.zeros(len(counts), "i8"), max_gap, max_gap_end, alone, alone, None)
+        return Block(
+            first,
+            last,
+            counts,
+            counts,
+            numpy.zeros(len(counts), "i8"),
+            max_gap,
+            max_gap_end,
+            alone,
+            alone,
+            None,
+            Chunks(stamps, None, edges),
+        )
     seen = counts if tokens is None else _sums(tokens, edges)
     silences, intervals, batched, steps = _bursts(gaps, numpy.ones(len(stamps), "i8") if tokens is None else tokens, after_first, edges)
     intervals = intervals._replace(lengths=numpy.maximum(seen - 1, 0), sums=spans)
-    return Block(first, last, counts, seen, batched, max_gap, max_gap_end, silences, intervals, steps)
+    return Block(first, last, counts, seen, batched, max_gap, max_gap_end, silences, intervals, steps, Chunks(stamps, tokens, edges))
 
 
 def _flat(records: Sequence[RequestRecord]) -> tuple[Column, Column | None, Column]:

@@ -1,6 +1,6 @@
 """summary.json: everything a run says, as a pure function of its records and its facts.
 
-`summarize(records, facts)` is `summary_of(Accumulator().add_all(records), facts)`: the live path
+`summarize(records, facts)` is `summary_of(Accumulator(None, Targets(facts)).add_all(records), facts)`: the live path
 feeds an accumulator as it goes, `bmp-llm summarize` feeds one from the record log, and both end
 in the same bytes.
 """
@@ -24,6 +24,7 @@ from bytemlperf_llm.metrics.client_error import ClientError
 from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
 from bytemlperf_llm.metrics.describe import describe_tokens
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
+from bytemlperf_llm.metrics.fluidity import Fluidity, Targets, fluidity_of
 from bytemlperf_llm.metrics.groups import ClassGroup, Fairness, Group, classes_of, endpoints_of, fairness_of
 from bytemlperf_llm.metrics.load import Load, client_lateness, measure_load, offered_requests
 from bytemlperf_llm.metrics.outages import Outage, find_outages
@@ -91,6 +92,7 @@ class Summary(msgspec.Struct, kw_only=True):
     endpoints: dict[str, Group] = {}
     prefix: PrefixCache | None = None
     stalls: Stalls | None = None
+    fluidity: Fluidity | None = None
     reasoning: Reasoning | None = None
     server_times: ServerTimes | None = None
     speculation: Speculation | None = None
@@ -100,7 +102,7 @@ class Summary(msgspec.Struct, kw_only=True):
 
 def summarize(records: Iterable[RequestRecord], facts: RunFacts, counted: Counted | None = None) -> Summary:
     """The summary of a run's records, in any order, and of the answers that were recounted."""
-    return summary_of(Accumulator(counted).add_all(records), facts)
+    return summary_of(Accumulator(counted, Targets(facts)).add_all(records), facts)
 
 
 def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
@@ -161,6 +163,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         fairness=fairness_of(classes),
         endpoints=endpoints_of(acc, facts, steady),
         stalls=find_stalls(acc),
+        fluidity=fluidity_of(acc.columns, ok_rows),
         reasoning=reasoning_of(acc),
         server_times=server_times_of(acc, facts.percentiles),
     )

@@ -119,4 +119,5 @@ def columns_of(run: dict[str, Any], records: Iterable[RequestRecord]) -> RunColu
 
 
 def _columns(records: Iterable[RequestRecord], run: dict[str, Any]) -> RunColumns:
-    return RunColumns(once(records, accumulated), facts_from(run, Path("run")))
+    facts = facts_from(run, Path("run"))
+    return RunColumns(once(records, accumulated, facts), facts)

@@ -17,7 +17,7 @@ from bytemlperf_llm.pages.prefix import prefix_rows
 from bytemlperf_llm.pages.reasoning import reasoning_rows
 from bytemlperf_llm.pages.relation import against
 from bytemlperf_llm.pages.speculation import speculation_rows
-from bytemlperf_llm.pages.stalls import stall_rows
+from bytemlperf_llm.pages.stalls import fluidity_rows, stall_rows
 
 LENGTHS, ERRORS, SCHEDULE, CLIENT = "Latency against length", "Errors", "Load, target and actual", "Client measurement error"
 
@@ -106,7 +106,7 @@ def result_table(summary: dict[str, Any]) -> Table:
         usage = "–" if counts["usage_disagreement"] is None else cell(counts["usage_tokens"])
         counted = f"{usage} / {counts['recounted_tokens']:,} / {counts['chunks']:,}"
         rows.append([f"usage / recount / chunks of {counts['answers']:,}", counted])
-    rows += [*reasoning_rows(summary), *speculation_rows(summary), *prefix_rows(summary), *stall_rows(summary)]
+    rows += [*reasoning_rows(summary), *speculation_rows(summary), *prefix_rows(summary), *stall_rows(summary), *fluidity_rows(summary)]
     return Table(title="", columns=["", ""], rows=rows, group="Throughput and requests")
 
 

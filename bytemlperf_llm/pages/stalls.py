@@ -7,6 +7,7 @@ from typing import Any
 from bytemlperf.report.text import counted, number
 from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf.units import NS_PER_MS, NS_PER_S
+from bytemlperf_llm.metrics.fluidity import FLUID
 from bytemlperf_llm.metrics.stalls import LEAST_SILENCES, TIMES
 from bytemlperf_llm.pages.timeline import GROUP
 
@@ -15,6 +16,21 @@ def stall_rows(summary: dict[str, Any]) -> list[list[str]]:
     """For the table of results; nothing where nothing stalled."""
     stalls = summary.get("stalls")
     return [["stalled in mid-stream", _sentence(stalls)]] if stalls and stalls["stalled"] else []
+
+
+def fluidity_rows(summary: dict[str, Any]) -> list[list[str]]:
+    """For the table of results; nothing where tokens have no deadlines."""
+    found = summary.get("fluidity")
+    if not found:
+        return []
+    deadlines, missed, index = found["deadlines"], found["missed"], found["index"]
+    low = [f"p{percent} {value:.3f}" for percent, value in index["percentiles"].items() if isinstance(value, float)][:1]
+    fluid = f"{found['fluid_share']:.1%} of {found['responses']:,} responses are fluid (index ≥ {FLUID})"
+    told = ", ".join([f"mean {index['mean']:.3f}", *low])
+    return [
+        ["token deadlines missed", f"{missed:,} of {deadlines:,} ({missed / deadlines:.1%})"],
+        ["fluidity index", f"{told}; {fluid}"],
+    ]
 
 
 def stall_sections(summary: dict[str, Any], origin_ns: int) -> list[Section]:

@@ -34,8 +34,8 @@ from bytemlperf_llm.run.rebuild import AS_IS, cache_of
 def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str, Any]:
     """`metrics.summary.Summary` as JSON has it, with what run.json tells. Raises UserError when that is of no LLM run."""
     folder = records.folder if isinstance(records, RunRecords) else Path("run")
-    acc = once(records, accumulated)
     facts = facts_from(run, folder)
+    acc = once(records, accumulated, facts)
     summary = summary_of(acc, facts)
     if "input_throughput" not in summary.rates:
         summary.client_error = client_error_of(run, summary)
