@@ -2,8 +2,9 @@
 
 The fluidity-index of Etalon (Agrawal et al., "Etalon: Holistic Performance Evaluation Framework for LLM Inference Systems", arXiv
 2407.07000, algorithm 1), with the service levels as deadlines. The first token has the TTFT target (without one it sets the clock, and
-has no deadline), each other one TPOT's target after the deadline before. What comes early leaves slack to those after it. A token that comes late has missed
-its own deadline and each one that passed until it came, and those after it count from when it came. The index is 1 − missed / deadlines.
+has no deadline), each other one TPOT's target after the deadline before. What comes early leaves slack to those after it. A token that
+comes late has missed its own deadline and each one that passed until it came, and those after it count from when it came. The index is
+1 − missed / deadlines.
 
 Slack s, a token's time since the one before T, deadline D: s' = max(0, s + D − T), Lindley's recursion; so it is the running sum of D − T
 less its running minimum, and lateness is what a new minimum lies below the one before.
