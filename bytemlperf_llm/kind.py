@@ -150,8 +150,16 @@ def figures_of(key: str, summary: dict[str, Any], columns: RunColumns | None) ->
         _shares(key, summary),
         _sessions(key, summary),
         _classes(key, summary),
+        _energy(key, summary),
     )
     return [*latencies, *chain.from_iterable(parts)]
+
+
+def _energy(key: str, summary: dict[str, Any]) -> list[Figure]:
+    """Of an output token, where it was measured."""
+    joules = (summary.get("energy") or {}).get("joules_per_output_token")
+    label = "energy per output token"
+    return [] if joules is None else [Figure(key=key, metric=label, label=label, unit="J", value=joules, better="lower")]
 
 
 def _classes(key: str, summary: dict[str, Any]) -> list[Figure]:

@@ -7,7 +7,6 @@ each minute, since RAPL's counter begins again after some 260 kJ.
 
 from __future__ import annotations
 
-import ctypes
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bytemlperf.hardware.devices import SYS, text_of
+from bytemlperf.hardware.nvml import nvidia_gpus
 
 MICRO, MILLI = 1e-6, 1e-3
 RAPL_ZONES = ("package", "dram")
-NVML = "libnvidia-ml.so.1"
 
 
 class Watts(NamedTuple):
@@ -66,24 +65,33 @@ class PowerMeter:
 
     def __init__(self, root: Path = SYS, nvml: Any = None, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
-        self._begun_s = now_s()
+        self._begun_s = self._last_s = now_s()
         self._sensors: list[Sensor] = [*_rapl(root), *_nvidia(nvml), *_amd(root, self._begun_s)]
         self._joules = [0.0] * len(self._sensors)
 
-    def sample(self) -> None:
-        """Read everything; a sensor that fails is left out from then on."""
+    def sample(self) -> dict[str, float]:
+        """Read everything: mean power since the sample before, of `cpu_power_w` and `gpu_power_w` those that have a sensor. One that fails
+        is left out from then on."""
         now_s = self._now_s()
+        span_s, self._last_s = now_s - self._last_s, now_s
+        watts: dict[str, float] = {}
         for place, sensor in reversed(list(enumerate(self._sensors))):
             try:
-                self._joules[place] += sensor.joules(now_s)
+                joules = sensor.joules(now_s)
             except (OSError, ValueError):
                 del self._sensors[place], self._joules[place]
+                continue
+            self._joules[place] += joules
+            if span_s > 0:
+                name = "cpu_power_w" if sensor.of_cpu else "gpu_power_w"
+                watts[name] = watts.get(name, 0.0) + joules / span_s
+        return watts
 
-    def watts(self, *, of_gpu: bool) -> Watts | None:
-        """Mean power since it was made; None where what did the work (CPU or GPU) has no sensor."""
+    def watts(self, *, of_gpu: bool | None) -> Watts | None:
+        """Mean power since it was made; None where what did the work (CPU or GPU; None: any) has no sensor."""
         self.sample()
-        span_s = self._now_s() - self._begun_s
-        if span_s <= 0 or not any(sensor.of_cpu is not of_gpu for sensor in self._sensors):
+        span_s = self._last_s - self._begun_s
+        if span_s <= 0 or not any(of_gpu is None or sensor.of_cpu is not of_gpu for sensor in self._sensors):
             return None
         names = dict.fromkeys(sensor.source for sensor in self._sensors)
         return Watts(sum(self._joules) / span_s, f"measured by {' and '.join(names)}")
@@ -110,27 +118,6 @@ def _reader(path: Path) -> Callable[[], int]:
 
 
 def _nvidia(library: Any) -> Iterator[Counter]:
-    """NVML's counters of millijoules since the driver was loaded (from Volta on)."""
-    try:
-        nvml = library or ctypes.CDLL(NVML)
-        if nvml.nvmlInit_v2():
-            return
-    except (OSError, AttributeError):
-        return
-    count = ctypes.c_uint()
-    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-    for index in range(count.value):
-        handle = ctypes.c_void_p()
-        if not nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)):
-            with suppress(OSError):
-                yield Counter("NVML", _nvml_reader(nvml, handle), MILLI, of_cpu=False)
-
-
-def _nvml_reader(nvml: Any, handle: ctypes.c_void_p) -> Callable[[], int]:
-    def read() -> int:
-        value = ctypes.c_ulonglong()
-        if nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(value)):
-            raise OSError("NVML has no energy counter of this device")
-        return value.value
-
-    return read
+    for gpu in nvidia_gpus(library):
+        with suppress(OSError):
+            yield Counter("NVML", gpu.energy_mj, MILLI, of_cpu=False)

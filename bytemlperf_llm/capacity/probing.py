@@ -6,7 +6,6 @@ from __future__ import annotations
 from array import array
 from typing import Any, NamedTuple
 
-from bytemlperf.hardware.power import PowerMeter, Watts
 from bytemlperf.lazy import numpy
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
@@ -29,8 +28,6 @@ from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.bench import Ending
 from bytemlperf_llm.run.started import Started
 
-POLLS_A_SAMPLE = 10
-"""Looks, a tenth of a second apart, for each reading of power."""
 SESSION = "session"
 """The service level of whole sessions."""
 CLIENTS = ("client-limited", "invalid")
@@ -152,25 +149,21 @@ class ProbeRun(PointRun):
         super().__init__(run, started, plan, argv, self._columns, enough=self._is_enough)
         self._probe = probe
         self._looks = Looks(probe, self._columns, question.goal.share, ends_itself=question.by == "rate")
-        self._meter = None if started.engine.weights == "remote" else PowerMeter()
-        self._polls = 0
 
     async def probed(self) -> ProbeRow:
         """Run it; its folder is complete then. Nothing is judged where the user stopped it, or where too few
         requests ended. Raises UserError, or Interrupted."""
         ending = await self.sent()
-        of_gpu = self._started.info.device.lower() not in ("cpu", "none")
-        watts = None if self._meter is None else self._meter.watts(of_gpu=of_gpu)
         if not self.ended_early and not ending.stopped:
             self._is_enough()
-        return self._ended_as(ending, watts)
+        return self._ended_as(ending)
 
     def unjudged(self, why: str) -> ProbeRow:
         """Its row, where it counts for nothing; `why` is a word of `result.STOPPED`."""
         requests = part(self._run.run, "end").get("issued_requests", 0)
         return ProbeRow.not_judged(self._run.folder.name, self._probe.load, self._probe.purpose, requests, why)
 
-    def _ended_as(self, ending: Ending, watts: Watts | None) -> ProbeRow:
+    def _ended_as(self, ending: Ending) -> ProbeRow:
         look = self._looks.last
         summary = self._run.end(stopped=ending.stopped, report=self._plan.output.report, **ending.facts)
         if look is None or ending.stopped:
@@ -178,16 +171,14 @@ class ProbeRun(PointRun):
         limited = summary["verdict"] in CLIENTS and summary["outcomes"]["ok"] > 0
         reason = str(summary["reasons"][0]) if limited else ""
         probe = Probe(self._probe.load, look, self._probe.purpose, reason, self._probe.errors)
-        return ProbeRow.of(self._run.folder.name, probe, self._columns.met(look.requests), _rates(summary, watts))
+        return ProbeRow.of(self._run.folder.name, probe, self._columns.met(look.requests), _rates(summary))
 
     def _is_enough(self) -> bool:
-        self._polls += 1
-        if self._meter is not None and self._polls % POLLS_A_SAMPLE == 0:
-            self._meter.sample()
         return self._looks.is_enough()
 
 
-def _rates(summary: dict[str, Any], watts: Watts | None) -> Rates:
+def _rates(summary: dict[str, Any]) -> Rates:
     output, prompts = ((summary["rates"].get(f"{name}_token_throughput") or {}).get("value") for name in ("output", "input"))
-    power = (None, "") if watts is None else watts
-    return Rates(output_tokens_per_s=output, input_tokens_per_s=prompts, watts=power[0], watts_source=power[1])
+    energy = summary.get("energy") or {}
+    watts, source = energy.get("watts"), energy.get("source", "")
+    return Rates(output_tokens_per_s=output, input_tokens_per_s=prompts, watts=watts, watts_source=source)

@@ -20,7 +20,7 @@ LABELS = {
     "power_w": "power, W",
     "clock_mhz": "clock, MHz",
     "temperature_c": "temperature, °C",
-    "memory_used_bytes": "memory used, bytes",
+    "memory_used_gb": "memory used, GB",
     "busy_share": "device busy",
     "step_s": "iteration, s",
 }

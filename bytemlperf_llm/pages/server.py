@@ -26,7 +26,11 @@ NOTE = (
 
 
 def server_sections(summary: dict[str, Any]) -> list[Table | Text]:
-    """Nothing where the server has no such page and isn't reached directly."""
+    """Its latencies, the way to it, what it didn't tell, and the energy of the run, as far as they are known."""
+    return [*_own(summary), *energy_sections(summary)]
+
+
+def _own(summary: dict[str, Any]) -> list[Table | Text]:
     server, network = summary.get("server"), summary.get("network")
     way = [Text(body=_way(network), detail=True, group=GROUP)] if network else []
     if not server:
@@ -40,6 +44,17 @@ def server_sections(summary: dict[str, Any]) -> list[Table | Text]:
     title, spare = "Server and client", ("count", "p50")
     table = Table(title=title, columns=columns, rows=rows, note=NOTE + others, group=GROUP, spare=spare, detail=True)
     return [table, *way, *missing]
+
+
+def energy_sections(summary: dict[str, Any]) -> list[Text]:
+    """Nothing where it wasn't measured."""
+    energy = summary.get("energy")
+    if not energy:
+        return []
+    per = {"output token": energy["joules_per_output_token"], "token, prompts included": energy["joules_per_token"]}
+    each = ", ".join(f"{number(joules)} J per {what}" for what, joules in per.items() if joules is not None)
+    body = f"energy: {number(energy['joules'])} J, {number(energy['watts'])} W on average ({energy['source']}; idle devices too)"
+    return [Text(body=f"{body}: {each}" if each else body, detail=True, group=GROUP)]
 
 
 def _way(network: dict[str, Any]) -> str:

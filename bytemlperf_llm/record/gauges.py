@@ -1,8 +1,8 @@
 """gauges.jsonl: what the engine said of itself while the run went on, about once a second.
 
 A line is `{"at_ns": …, "gauges": {"running": 3.0, …}}`: integer nanoseconds on the run's own time axis, as in the
-records, and the numbers of the engine's `stats()` at that moment. The file is there only where the engine has
-`stats()` and runs beside the one worker that asks it. It is sampled by the run's slow tick, never by a request.
+records, and the numbers of the engine's `stats()` at that moment, and of this machine's devices where the engine runs on it.
+`stats()` is asked where the engine runs beside the one worker that asks it. It is sampled by the run's slow tick, never by a request.
 
 Bounded: an hour at one sample a second, then as many at one in two seconds, then in four, and so on: a
 day is 18,000 lines. Names and numbers that are no gauge (text, NaN) are left out.
@@ -30,6 +30,9 @@ MAX_GAUGES = 64
 _GAUGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 
 
+Ask = Callable[[], dict[str, float]]
+
+
 class Sample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line. `at_ns` from the run's origin."""
 
@@ -40,8 +43,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class GaugeLog:
     """Asks an engine and keeps what it says. Nothing here ends a run: what goes wrong is said once, and sampling stops."""
 
-    def __init__(self, engine: Any, folder: Path, say: Callable[[str], None]) -> None:
-        self._ask: Callable[[], dict[str, float]] | None = getattr(engine, "stats", None)
+    def __init__(self, engine: Any, folder: Path, say: Callable[[str], None], devices: Ask | None = None) -> None:
+        self._asks: list[Ask] = [ask for ask in (getattr(engine, "stats", None), devices) if ask is not None]
         self._path, self._say = folder / GAUGES, say
         self._log: RecordLog | None = None
         self._samples = 0
@@ -49,14 +52,14 @@ class GaugeLog:
 
     def sample(self, at_ns: int) -> None:
         """Keep what the engine says now, where it's time to."""
-        if self._ask is None or at_ns < self._due_ns:
+        if not self._asks or at_ns < self._due_ns:
             return
         try:
-            gauges = usable(self._ask())
+            gauges = usable({name: value for ask in self._asks for name, value in ask().items()})
             if gauges:
                 self._keep(Sample(at_ns=at_ns, gauges=gauges))
         except Exception as error:  # an engine's stats() may raise whatever its own code does
-            self._ask = None
+            self._asks = []
             self._say(f"sampling of the engine's metrics stopped: {type(error).__name__}: {error}")
 
     def _keep(self, sample: Sample) -> None:
@@ -69,7 +72,7 @@ class GaugeLog:
 
     def close(self) -> None:
         """Nothing is sampled after it."""
-        self._ask = None
+        self._asks = []
         if self._log is not None:
             try:
                 self._log.close()

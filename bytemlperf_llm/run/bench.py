@@ -51,6 +51,7 @@ from bytemlperf_llm.run import preflight
 from bytemlperf_llm.run.cache import prepare_cache
 from bytemlperf_llm.run.counters import EngineCounters
 from bytemlperf_llm.run.description import described, finish_facts, first_requests, reschedule
+from bytemlperf_llm.run.devices import Devices
 from bytemlperf_llm.run.network import Network
 from bytemlperf_llm.run.repeat import same_flags
 from bytemlperf_llm.run.resume import Remainder, changed_schedule, extend, read_remainder
@@ -245,7 +246,8 @@ class Bench:
         scheduled, scenario = ready.requests, ready.schedule.scenario
         title = f"{ready.plan.engine.name} · {scenario.name} · {scenario.arrival.sentence(sessions=scenario.prompts.sessions is not None)}"
         with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
-            source, self._counts = self._load_source(ready, engine, pacer), (Network(engine), EngineCounters(engine))
+            devices = Devices(engine, self._run.run["engine"]["device"], launched=ready.plan.engine.launch is not None)
+            source, self._counts = self._load_source(ready, engine, pacer), (Network(engine), EngineCounters(engine), devices)
             try:
                 await source.start()
                 for counts in self._counts:
@@ -259,7 +261,7 @@ class Bench:
             part["clock_origin_ns"] = origin_ns
             part["clock_origin_unix_ns"] = time_ns() - monotonic_ns() + origin_ns
             asked = engine if isinstance(source, Replay) or engine.weights == "remote" else None
-            gauges = GaugeLog(asked, run.folder, self._say)
+            gauges = GaugeLog(asked, run.folder, self._say, devices.seen)
             beside = [asyncio.ensure_future(self._tick(view, gauges, origin_ns, begin_ns)), asyncio.ensure_future(self._look(source))]
             try:
                 with draining(source.stop, lambda: source.stopped, self._say):

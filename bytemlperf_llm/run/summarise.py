@@ -17,6 +17,7 @@ from bytemlperf_llm.calibration.cache import client_error_of
 from bytemlperf_llm.metrics.accumulator import Accumulator, accumulated, request_column
 from bytemlperf_llm.metrics.bound import bound_of
 from bytemlperf_llm.metrics.counted import counted_of
+from bytemlperf_llm.metrics.energy import energy_of
 from bytemlperf_llm.metrics.facts import facts_from
 from bytemlperf_llm.metrics.prefix import PrefixFacts, prefix_of, prefix_warnings, server_counts
 from bytemlperf_llm.metrics.recount import read_recount
@@ -49,7 +50,13 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     summary.warnings += prefix_warnings(summary.prefix, before.state)
     found: dict[str, Any] = msgspec.to_builtins(summary)
     network = network_of(run, found)
-    for name, part_of_it in (("server", server_of(run, found)), ("network", network), ("bound", bound_of(run, found))):
+    beside = {
+        "server": server_of(run, found),
+        "network": network,
+        "bound": bound_of(run, found),
+        "energy": energy_of(run, found),
+    }
+    for name, part_of_it in beside.items():
         if part_of_it is not None:
             found[name] = msgspec.to_builtins(part_of_it)
     found["warnings"] += network_warnings(network)

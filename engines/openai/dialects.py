@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-US, MS, MILLI, PERCENT, MIB, MB = 1e-6, 1e-3, 1e-3, 1e-2, float(1 << 20), 1e6
+US, MILLI, PERCENT, BYTE, MIB, MB = 1e-6, 1e-3, 1e-2, 1e-9, 1.048576e-3, 1e-3
 
 Sort = Literal["level", "greatest", "count"]
 """Of several label sets a level and a count are summed up; what is a share, a clock or a temperature is the greatest."""
@@ -100,18 +100,18 @@ SAMPLES: dict[str, list[Meaning]] = {
     "llamacpp:tokens_predicted_seconds_total": [Meaning("decode_s", "count")],
     "nv_gpu_power_usage": [Meaning("power_w", "level")],
     "nv_gpu_utilization": [Meaning("busy_share", "greatest")],
-    "nv_gpu_memory_used_bytes": [Meaning("memory_used_bytes", "level")],
+    "nv_gpu_memory_used_bytes": [Meaning("memory_used_gb", "level", BYTE)],
     "nv_energy_consumption": [Meaning("energy_j", "count")],
     "DCGM_FI_DEV_POWER_USAGE": [Meaning("power_w", "level")],
     "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": [Meaning("energy_j", "count", MILLI)],
     "DCGM_FI_DEV_GPU_UTIL": [Meaning("busy_share", "greatest", PERCENT)],
     "DCGM_FI_DEV_SM_CLOCK": [Meaning("clock_mhz", "greatest")],
-    "DCGM_FI_DEV_FB_USED": [Meaning("memory_used_bytes", "level", MIB)],
+    "DCGM_FI_DEV_FB_USED": [Meaning("memory_used_gb", "level", MIB)],
     "DCGM_FI_DEV_GPU_TEMP": [Meaning("temperature_c", "greatest")],
     "amd_gpu_average_package_power": [Meaning("power_w", "level")],
     "amd_gpu_energy_consumed": [Meaning("energy_j", "count", US)],
     "amd_gpu_gfx_activity": [Meaning("busy_share", "greatest", PERCENT)],
-    "amd_gpu_used_vram": [Meaning("memory_used_bytes", "level", MB)],
+    "amd_gpu_used_vram": [Meaning("memory_used_gb", "level", MB)],
     "amd_gpu_junction_temperature": [Meaning("temperature_c", "greatest")],
 }
 

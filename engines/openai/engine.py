@@ -118,6 +118,8 @@ class OpenAIEngine:
         addresses = named(parse_addresses(parsed.base_url, parsed.endpoint))
         self._extra = _extra_body(parsed.extra_body)
         self._secrets += body_secrets(self._extra)
+        await self.close()  # of a start that failed
+        self._endpoints = []
         for address in addresses.values():
             if not address.role:
                 self._endpoints.append(self._endpoint(address.target))

@@ -175,10 +175,10 @@ def test_tgi_trtllm_triton_and_llamacpp():
 def test_exporters_of_devices_are_summed_or_the_greatest_of_them_counts():
     dcgm = read_page(DCGM)
     assert dcgm.counts == {"energy_j": 6.0}
-    assert dcgm.gauges == {"power_w": 500.0, "busy_share": 0.8, "clock_mhz": 1980.0, "memory_used_bytes": float(1 << 30)}
+    assert dcgm.gauges == {"power_w": 500.0, "busy_share": 0.8, "clock_mhz": 1980.0, "memory_used_gb": 1.073741824}
     amd = read_page(AMD)
     assert amd.counts == {"energy_j": 5.0}
-    assert amd.gauges == {"power_w": 450.0, "busy_share": 0.5, "memory_used_bytes": 1e9}
+    assert amd.gauges == {"power_w": 450.0, "busy_share": 0.5, "memory_used_gb": 1.0}
 
 
 def test_openmetrics_is_read_without_its_exemplars_stamps_and_times_of_creation():
