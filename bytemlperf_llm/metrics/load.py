@@ -62,15 +62,32 @@ def _starts(acc: Accumulator) -> tuple[Column, Column]:
 def client_lateness(acc: Accumulator, cap: int | None) -> tuple[Column, int]:
     """The client's own delay of each sent request (ns, in order of sending), and how many waited
     for a slot. Requests whose due time isn't known (the first of a closed loop) are left out."""
+    starts, rows, due = _slots(acc, cap)
+    planned, sent = (acc.columns[name][rows] for name in ("planned", "sent"))
+    kept = (due != ABSENT) & (sent != ABSENT)
+    waited = kept & (planned != ABSENT) & (planned < due)
+    return numpy.maximum(starts[kept] - due[kept], 0), int(waited.sum())
+
+
+def waits_in_client(acc: Accumulator, cap: int | None) -> tuple[Column, Column]:
+    """Of each row's time from planned to sent (ns) the client's own delay, and the wait for one of its slots; 0 without a planned time."""
+    starts, rows, due = _slots(acc, cap)
+    late, waited = numpy.zeros((2, len(acc)), "i8")
+    planned = acc.columns["planned"][rows]
+    known = planned != ABSENT
+    late[rows[known]] = numpy.maximum(starts - due, 0)[known]
+    waited[rows[known]] = (numpy.minimum(due, starts) - planned)[known]
+    return late, waited
+
+
+def _slots(acc: Accumulator, cap: int | None) -> tuple[Column, Column, Column]:
+    """`_starts`, and the later of when each was planned and when a slot was free for it."""
     starts, rows = _starts(acc)
-    planned, sent, end = (acc.columns[name][rows] for name in ("planned", "sent", "end"))
+    planned, end = (acc.columns[name][rows] for name in ("planned", "end"))
     free = numpy.full(len(rows), ABSENT, "i8")
     if cap is not None and cap < len(rows):
         free[cap:] = numpy.sort(end)[: len(rows) - cap]
-    due = numpy.maximum(planned, free)
-    kept = (due != ABSENT) & (sent != ABSENT)
-    waited = kept & (planned != ABSENT) & (planned < free)
-    return numpy.maximum(starts[kept] - due[kept], 0), int(waited.sum())
+    return starts, rows, numpy.maximum(planned, free)
 
 
 def lateness(delays_ns: Column) -> Lateness | None:
