@@ -13,7 +13,6 @@ import time
 from collections import Counter
 
 from benchmarks.planted import CLEAN, PLANTS, Run, run_of, server_with
-from bytemlperf.lazy import numpy
 from bytemlperf_llm.causes.evidence import evidence_of
 from bytemlperf_llm.causes.judge import Causes, causes_of
 from bytemlperf_llm.metrics.accumulator import Accumulator
@@ -23,8 +22,7 @@ BOUND = 0.95
 
 def judged(run: Run) -> Causes:
     """As a summary has it."""
-    times, took = (numpy.array(column) / 1e6 for column in zip(*run.connects, strict=True))
-    causes = causes_of(evidence_of(Accumulator().add_all(run.records), None, run.samples, (times, took)))
+    causes = causes_of(evidence_of(Accumulator().add_all(run.records), None, run.samples, run.connects))
     assert causes is not None
     return causes
 

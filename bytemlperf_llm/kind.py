@@ -22,7 +22,7 @@ from bytemlperf_llm.metrics.accumulator import OWN_LIMIT
 from bytemlperf_llm.metrics.verdict import exit_status_of
 from bytemlperf_llm.mlperf.loadgen import loadgen_sections
 from bytemlperf_llm.pages.bound import bound_sections
-from bytemlperf_llm.pages.cause import cause_sections
+from bytemlperf_llm.pages.causes import cause_sections
 from bytemlperf_llm.pages.columns import LATENCIES, RunColumns, columns_of
 from bytemlperf_llm.pages.groups import group_sections
 from bytemlperf_llm.pages.latency import TITLES, latency_sections
@@ -32,6 +32,7 @@ from bytemlperf_llm.pages.server import server_sections
 from bytemlperf_llm.pages.server_times import server_time_sections
 from bytemlperf_llm.pages.sessions import session_sections
 from bytemlperf_llm.pages.speculation import speculation_figures, speculation_sections
+from bytemlperf_llm.pages.stages import stage_sections
 from bytemlperf_llm.pages.stalls import stall_sections
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
@@ -107,8 +108,9 @@ class LlmKind(RunKind):
         return [
             *([Text(title="Until", body=summary["until"]["sentence"])] if "until" in summary else []),
             *loadgen_sections(summary),
+            *cause_sections(summary),
             *bound_sections(summary),
-            *cause_sections(columns),
+            *stage_sections(columns),
             *group_sections(summary),
             *session_sections(summary),
             *prefix_sections(summary),

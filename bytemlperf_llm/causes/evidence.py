@@ -31,6 +31,8 @@ LONG_PREFILL = 2.0
 """A prefill of more than so many times the median silence is a long one."""
 ROWS = 20_000
 """Slopes and redraws take every n-th request of a longer run, about so many: more change no digit that is shown."""
+LEAST_TRIPS = 5
+"""Connections that show what is usual."""
 SURE = 0.5
 USUAL_TRIP = 0.25
 """The quantile of round trips that is the way's own length."""
@@ -165,24 +167,35 @@ class Evidence:
     @cached_property
     def full(self) -> Spans | None:
         """When the KV cache was full; a sample holds half-way to its neighbours. None where the server doesn't say."""
-        told = [(sample.at_ns / NS_PER_MS, sample.gauges["kv_cache_usage"]) for sample in self.samples if "kv_cache_usage" in sample.gauges]
-        if len(told) < 2:
+        told = self._gauge("kv_cache_usage")
+        if told is None:
             return None
-        times, usage = numpy.array(told).T
-        middle = (times[1:] + times[:-1]) / 2
-        full = usage > FULL
+        times, usage = told
+        middle, full = (times[1:] + times[:-1]) / 2, usage > FULL
         return Spans(numpy.append(times[0], middle)[full], numpy.append(middle, times[-1])[full])
 
     def preempted_more(self) -> bool:
         """Whether the server preempted more often while its KV cache was full."""
-        told = [(sample.at_ns / NS_PER_MS, sample.gauges["preemptions"]) for sample in self.samples if "preemptions" in sample.gauges]
-        if self.full is None or len(told) < 2:
+        told = self._gauge("preemptions")
+        if told is None or self.full is None:
             return False
-        times, count = numpy.array(told).T
-        grown, covered = numpy.maximum(numpy.diff(count), 0), self.full.within(times[:-1], times[1:])
-        inside = covered > (times[1:] - times[:-1]) / 2
-        while_full, else_ = (grown[part].sum() / max(numpy.diff(times)[part].sum(), 1e-9) for part in (inside, ~inside))
-        return bool(while_full > else_)
+        times, count = told
+        grown, spans = numpy.maximum(numpy.diff(count), 0), numpy.diff(times)
+        inside = self.full.within(times[:-1], times[1:]) > spans / 2
+        while_full, otherwise = (grown[part].sum() / max(float(spans[part].sum()), 1e-6) for part in (inside, ~inside))
+        return bool(while_full > otherwise)
+
+    def _gauge(self, name: str) -> tuple[Floats, Floats] | None:
+        """Moments, and the greatest value then of the gauges of that name, those of several roles among them; None under two."""
+        told = []
+        for sample in self.samples:
+            values = [value for gauge, value in sample.gauges.items() if gauge == name or gauge.endswith(f"_{name}")]
+            if values:
+                told.append((sample.at_ns / NS_PER_MS, max(values)))
+        if len(told) < 2:
+            return None
+        times, values = numpy.array(sorted(told)).T
+        return times, values
 
 
 def step_of(rows: int) -> int:
@@ -191,9 +204,10 @@ def step_of(rows: int) -> int:
 
 
 def evidence_of(
-    acc: Accumulator, cap: int | None, samples: Sequence[Sample] = (), round_trips: tuple[Floats, Floats] | None = None
+    acc: Accumulator, cap: int | None, samples: Sequence[Sample] = (), connects: Sequence[tuple[int, int]] = ()
 ) -> Evidence | None:
-    """Of a run's columns and `cap`, the client's limit of requests in flight; None where no tokens came."""
+    """Of a run's columns, `cap`, the client's limit of requests in flight, the server's gauges, and connections that were opened meanwhile
+    (when, and how long it took, ns); None where no tokens came."""
     rows = acc.rows("ok")
     for name in ("first", "due", "sent"):
         rows = rows[acc.columns[name][rows] != ABSENT]
@@ -216,8 +230,15 @@ def evidence_of(
         silences=silences,
         pace=pace,
         samples=samples,
-        round_trips=round_trips,
+        round_trips=_round_trips(connects),
     )
+
+
+def _round_trips(connects: Sequence[tuple[int, int]]) -> tuple[Floats, Floats] | None:
+    if len(connects) < LEAST_TRIPS:
+        return None
+    times, took = numpy.array(sorted(connects), "f8").T / NS_PER_MS
+    return times, took
 
 
 def _long_silences(acc: Accumulator, rows: Column) -> tuple[tuple[Floats, Floats, Column], float]:

@@ -16,7 +16,8 @@ from bytemlperf_llm.causes.parts import Ledger
 from bytemlperf_llm.causes.spans import Spans
 
 BUSY = 0.8
-"""Share of the streams that the server decoded while others waited: with as many running, one more has to wait for its turn."""
+"""Share of the streams that the server decoded while others waited, or all but one of them, whose place the next one has just taken: with
+as many running, one more has to wait for its turn."""
 DIFFERENCE = "{difference}"
 """Stands in a sentence for what a test finds."""
 LATE_MS = 10.0
@@ -105,7 +106,8 @@ def _queue(ledger: Ledger, evidence: Evidence, waited: Floats) -> None:
         ledger.take("queue", waited, f"Requests waited in the engine's queue, {number(share)} ms in the mean.")
         return
     others = evidence.running[evidence.pending > 0]
-    busy = evidence.running >= BUSY * (float(numpy.quantile(others, 0.9)) if len(others) else 0.0)
+    most = float(numpy.quantile(others, 0.9)) if len(others) else 0.0
+    busy = evidence.running >= min(BUSY * most, most - 1)
     ahead = evidence.pending * busy
     step = step_of(len(evidence))
     line = fit(waited[::step], ahead[::step])

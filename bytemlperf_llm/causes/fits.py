@@ -63,7 +63,7 @@ def blocks_of(rows: int, times: int) -> tuple[Column, int]:
     length = max(round(rows**0.5), rows // BLOCKS)
     chance = random.Random(SEED)
     blocks, last = -(-rows // length), rows - length
-    return numpy.array([chance.randint(0, last) for _ in range(times * blocks)]).reshape(times, blocks), length
+    return numpy.array(chance.choices(range(last + 1), k=times * blocks)).reshape(times, blocks), length
 
 
 def block_sums(columns: Floats, draws: Column, length: int) -> Floats:

@@ -27,7 +27,7 @@ TAILS: dict[Latency, float] = {"ttft": 2.0, "tpot": 1.5}
 CROWDED = 10.0
 """Or the typical request takes so many times what the quickest fiftieth takes: all wait."""
 REDRAWN = 2_000
-NAMES = {"ttft": "time to the first token", "tpot": "time per output token"}
+NAMES = {"ttft": "time to first token", "tpot": "time per output token"}
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +74,7 @@ def causes_of(evidence: Evidence | None) -> Causes | None:
     ledgers = [ledger for ledger in (first_token(evidence), decoding(evidence)) if len(ledger.ms) >= LEAST_REQUESTS]
     tails = {ledger.latency: _tail(ledger) for ledger in ledgers}
     tested = [finding for ledger in ledgers if tails[ledger.latency].told for finding in _findings(ledger)]
-    findings = sorted(_corrected(tested), key=lambda finding: (not finding.named, -finding.ms))
+    findings = sorted(corrected(tested), key=lambda finding: (not finding.named, -finding.ms))
     return Causes(requests=len(evidence), tails=tails, findings=findings, sentence=_sentence(tails, findings))
 
 
@@ -142,7 +142,7 @@ def _finding(latency: Latency, part: Part, redraws: _Redraws, excess: Floats, to
     )
 
 
-def _corrected(findings: list[Finding]) -> list[Finding]:
+def corrected(findings: list[Finding]) -> list[Finding]:
     """Holm's rule: named from the smallest p value on, as long as each is under what is left of the error."""
     kept: list[Finding] = []
     ordered = sorted(findings, key=lambda finding: finding.p_value)

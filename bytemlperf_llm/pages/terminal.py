@@ -12,6 +12,7 @@ from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf.runs.verdicts import SOUND
 from bytemlperf_llm.metrics.client_error import ClientError, sentence
 from bytemlperf_llm.pages.bound import bound_sections
+from bytemlperf_llm.pages.causes import cause_lines
 from bytemlperf_llm.pages.groups import group_sections
 from bytemlperf_llm.pages.latency import ANSWERS, DETAILS, latency_table
 from bytemlperf_llm.pages.load import failure_table, outage_table, result_table, schedule_table, steady_note
@@ -48,6 +49,7 @@ def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Sect
     notes = run.get("engine", {}).get("notes", [])
     return [
         *sections,
+        *cause_lines(summary),
         *_said("until", summary.get("until", {}).get("sentence", "")),
         *(msgspec.structs.replace(section, title="engine or hardware") for section in bound_sections(summary)[:1]),
         *_said("steady state", steady_note(summary), detail=on_target),

@@ -10,9 +10,9 @@ from bytemlperf.report.blocks import bars, dots, line
 from bytemlperf.report.thin import DOTS, Binned, kept_dots, thinned_steps, time_edges
 from bytemlperf.runs.kinds import Plot, Section
 from bytemlperf.statistics.columns import Column, Floats
-from bytemlperf_llm.pages.cause import STAGES_SHOWN, Stage, stages_of
 from bytemlperf_llm.pages.columns import RunColumns
 from bytemlperf_llm.pages.gauges import SAMPLED, GaugeLine, gauge_lines, gauge_panels, gauge_table
+from bytemlperf_llm.pages.stages import STAGES_SHOWN, Stage, stages_of
 from bytemlperf_llm.record.gauges import Sample
 
 GROUP = "Over time"

@@ -14,6 +14,8 @@ from bytemlperf.runs.folder import part
 from bytemlperf.runs.records import RunRecords, once
 from bytemlperf.statistics.columns import ABSENT, Column
 from bytemlperf_llm.calibration.cache import client_error_of
+from bytemlperf_llm.causes.evidence import evidence_of
+from bytemlperf_llm.causes.judge import Causes, causes_of
 from bytemlperf_llm.metrics.accumulator import Accumulator, accumulated, request_column
 from bytemlperf_llm.metrics.bound import bound_of
 from bytemlperf_llm.metrics.counted import counted_of
@@ -28,7 +30,9 @@ from bytemlperf_llm.metrics.until import last_look, parse_until
 from bytemlperf_llm.mlperf.loadgen import loadgen_result
 from bytemlperf_llm.mlperf.samples import samples_of
 from bytemlperf_llm.plan.scenario import scenario_of
+from bytemlperf_llm.record.gauges import read_gauges
 from bytemlperf_llm.record.record import RequestRecord
+from bytemlperf_llm.run.network import MEANWHILE
 from bytemlperf_llm.run.rebuild import AS_IS, cache_of
 
 
@@ -55,6 +59,7 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
         "network": network,
         "bound": bound_of(run, found),
         "energy": energy_of(run, found),
+        "causes": _causes(records, acc, facts.max_concurrency, run.get(MEANWHILE)),
     }
     for name, part_of_it in beside.items():
         if part_of_it is not None:
@@ -66,6 +71,12 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
         samples, slo_ms = once(records, samples_of), facts.slo_ms
         found["mlperf"] = msgspec.to_builtins(loadgen_result(scenario_of(run), samples, summary.scheduled, slo_ms))
     return found
+
+
+def _causes(records: Iterable[RequestRecord], acc: Accumulator, cap: int | None, connects: object) -> Causes | None:
+    """Of records and, where the run kept them, the server's gauges and the connections opened meanwhile."""
+    samples = read_gauges(records.folder).samples if isinstance(records, RunRecords) else []
+    return causes_of(evidence_of(acc, cap, samples, msgspec.convert(connects or [], list[tuple[int, int]])))
 
 
 def _until(asked: dict[str, Any], acc: Accumulator) -> dict[str, Any]:

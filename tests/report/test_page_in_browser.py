@@ -34,8 +34,10 @@ def test_the_verdict_and_headline_figures_come_first_and_the_cause_before_the_ta
     assert page.locator(".verdict strong").inner_text() == "VALID"
     assert "TTFT p50" in page.locator(".tiles").inner_text()
     headings = page.locator("main h2").all_inner_texts()
-    assert headings[:3] == ["Where the time went", "Latency", "Over time"]
-    assert "waited in the engine's queue" in page.locator("main section").first.inner_text()
+    assert headings[:4] == ["Causes", "Where the time went", "Latency", "Over time"]
+    causes, stages = (page.locator("main section").nth(place).inner_text() for place in (0, 1))
+    assert "The slowest 10 % of" in causes
+    assert "waited in the engine's queue" in stages
 
 
 def test_the_policy_is_what_keeps_scripts_out(report, opened, tmp_path):

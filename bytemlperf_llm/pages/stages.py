@@ -84,7 +84,7 @@ def shares(stages: list[Stage], rows: Column) -> dict[str, float]:
     return {name: value / whole if whole > 0 else 0.0 for name, value in sums.items()}
 
 
-def cause_sections(columns: RunColumns) -> list[Section]:
+def stage_sections(columns: RunColumns) -> list[Section]:
     """A sentence, a plot and a table; nothing where nothing was answered."""
     if not columns.answered.any():
         return []
