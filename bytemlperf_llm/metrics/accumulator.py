@@ -13,6 +13,7 @@ import copy
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import compress, repeat
 from operator import attrgetter
 from typing import get_args
 
@@ -23,7 +24,7 @@ from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.clusters import ClusteredColumn
 from bytemlperf.statistics.columns import ABSENT, Column, Mask, column, either, present
 from bytemlperf_llm.metrics.blocks import Block, block_of, blocks_of
-from bytemlperf_llm.metrics.definitions import STAGES, due_ns, last_ns, stage_times_ns
+from bytemlperf_llm.metrics.definitions import STAGES, last_ns, stage_times_ns
 from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.fluidity import Targets, missed_deadlines
 from bytemlperf_llm.metrics.recount import Counted, RecountTally, read_recount
@@ -34,6 +35,7 @@ from bytemlperf_llm.record.record import Outcome, RequestRecord
 from engines.contract import ErrorClass
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
+OUTCOME_NUMBERS = {outcome: number for number, outcome in enumerate(OUTCOMES)}
 OWN_LIMIT: ErrorClass = "client_limit"
 """A failure of this class says nothing of the server."""
 MAX_DETAILS = 3
@@ -58,7 +60,11 @@ class _Failures:
         self.ends: list[tuple[int, str]] = []
         self._details: dict[str, dict[str, int]] = {}
 
-    def add(self, record: RequestRecord) -> None:
+    def add_all(self, records: Iterable[RequestRecord]) -> None:
+        for record in records:
+            self._add(record)
+
+    def _add(self, record: RequestRecord) -> None:
         name = record.error_class or "unclassified"
         self.counts[name] += 1
         if len(self.ends) < MAX_ENDS:
@@ -133,15 +139,14 @@ class Accumulator:
         self.batched_tokens += int(block.batched[ok].sum())
         self.stream_tokens += int(block.seen[ok].sum())
         self.stream_chunks += int(block.chunks[ok].sum())
-        self.outcomes.update(record.outcome for record in records)
+        self.outcomes.update([record.outcome for record in records])
         self.sessions.add_all(records)
-        for record, silence_ns, span_ns in zip(records, block.max_gap.tolist(), (block.last - block.first).tolist(), strict=True):
-            if record.outcome == "failed":
-                self.failures.add(record)
-            elif record.outcome == "ok":
-                self.tokens.add(record, silence_ns, span_ns)
-                if self.recount is not None:
-                    self.recount.add(record)
+        self.failures.add_all(record for record in records if record.outcome == "failed")
+        answered = list(compress(records, ok))
+        self.tokens.add_all(answered, block.max_gap[ok].tolist(), (block.last - block.first)[ok].tolist())
+        if self.recount is not None:
+            for record in answered:
+                self.recount.add(record)
         self._keep(block, records)
 
     def _count_steps(self, block: Block, ok: Mask) -> None:
@@ -153,22 +158,13 @@ class Accumulator:
             self.step_sizes += numpy.bincount(sizes, minlength=len(self.step_sizes))
 
     def _keep(self, block: Block, records: Sequence[RequestRecord]) -> None:
+        plain = dict(zip(_PLAIN, zip(*map(_plain_of, records), strict=True) if records else repeat(()), strict=False))
         fields: dict[str, Iterable[int | None]] = {
-            "index": (record.index for record in records),
-            "outcome": (OUTCOMES.index(record.outcome) for record in records),
-            "due": map(due_ns, records),
-            "planned": (record.planned_ns for record in records),
-            "sent": (record.sent_ns for record in records),
-            "end": (record.end_ns for record in records),
-            "prompt": (record.prompt_tokens for record in records),
-            "reusable": (record.reusable_tokens for record in records),
-            "cached": (record.cached_tokens for record in records),
-            "prefix": (record.prefix_index for record in records),
-            "turn": (record.turn if record.session_turns else None for record in records),
-            "output": (record.output_tokens for record in records),
-            "asked": (record.max_tokens for record in records),
-            "inputs": (record.inputs for record in records),
-            "own_limit": (record.error_class == OWN_LIMIT for record in records),
+            **plain,
+            "outcome": [OUTCOME_NUMBERS[record.outcome] for record in records],
+            "due": [sent if planned is None else planned for planned, sent in zip(plain["planned"], plain["sent"], strict=True)],
+            "turn": [record.turn if record.session_turns else None for record in records],
+            "own_limit": [record.error_class == OWN_LIMIT for record in records],
             **{name: _codes(map(attrgetter(name), records), codes) for name, codes in self.labels.items()},
             **dict(zip(STAGES, _stages(records, block.last.tolist()), strict=True)),
             **dict(zip(REASONING, _reasoning(records), strict=True)),
@@ -177,7 +173,7 @@ class Accumulator:
         fields |= self.server.columns(records)
         for name, values in fields.items():
             stored = self._stored.setdefault(name, array("q", [ABSENT]) * before)
-            stored.extend(ABSENT if value is None else value for value in values)
+            stored.extend([ABSENT if value is None else value for value in values])
         last = block.last
         if any(record.inputs for record in records):
             last = column([ABSENT if (end_ns := last_ns(record)) is None else end_ns for record in records])
@@ -222,6 +218,22 @@ class Accumulator:
 
 REASONING = ("reasoning_at", "answer_at", "reasoning_tokens", "answer_tokens")
 """Columns of responses with reasoning: stamps of the first token of it and of the answer, and tokens of both."""
+
+_PLAIN = {
+    "index": "index",
+    "planned": "planned_ns",
+    "sent": "sent_ns",
+    "end": "end_ns",
+    "prompt": "prompt_tokens",
+    "reusable": "reusable_tokens",
+    "cached": "cached_tokens",
+    "prefix": "prefix_index",
+    "output": "output_tokens",
+    "asked": "max_tokens",
+    "inputs": "inputs",
+}
+"""Columns that are a field of the record."""
+_plain_of = attrgetter(*_PLAIN.values())
 
 _SOURCES = {
     "ttft": ("first", "due"),

@@ -6,7 +6,9 @@ record has both numbers (`usage_tokens`, `shown_tokens`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
+from operator import attrgetter
 
 import msgspec
 
@@ -78,33 +80,36 @@ class TokenTally:
         )
         self._apart = 0
 
-    def add(self, record: RequestRecord, silence_ns: int, span_ns: int) -> None:
-        """Take in one answer, its largest gap between chunks and the time from its first token to its last."""
-        tokens, usage, output = self.tokens, usage_tokens_of(record), record.output_tokens
-        tokens.images += record.images
-        tokens.image_bytes += record.image_bytes
-        if record.inputs:
-            return
-        if usage is None:
-            tokens.answers_without_usage += 1
-        else:
-            self._compare(record, usage)
-        if output >= MIN_TOKENS_TO_BUNDLE:
-            first = next(filter(None, record.tokens_per_chunk), 0)
-            tokens.bundled_answers += first >= BUNDLED_FIRST_SHARE * output or silence_ns > BUNDLED_SILENCE_SHARE * span_ns
-        if record.reasoning_tokens is not None:
-            tokens.hidden_tokens += record.hidden_tokens
+    def add_all(self, answers: Sequence[RequestRecord], silences_ns: Sequence[int], spans_ns: Sequence[int]) -> None:
+        """Take in answers, of each its largest gap between chunks and the time from its first token to its last."""
+        tokens = self.tokens
+        tokens.images += sum(record.images for record in answers)
+        tokens.image_bytes += sum(record.image_bytes for record in answers)
+        for record, silence_ns, span_ns in zip(answers, silences_ns, spans_ns, strict=True):
+            output = record.output_tokens
+            if output >= MIN_TOKENS_TO_BUNDLE and not record.inputs:
+                first = next(filter(None, record.tokens_per_chunk), 0)
+                tokens.bundled_answers += first >= BUNDLED_FIRST_SHARE * output or silence_ns > BUNDLED_SILENCE_SHARE * span_ns
+        streamed = [record for record in answers if not record.inputs]
+        self._compare(streamed)
+        tokens.hidden_tokens += sum(record.hidden_tokens for record in streamed if record.reasoning_tokens is not None)
         for name in _REPORTED:
-            if (reported := getattr(record, name)) is not None:
-                setattr(tokens, name, (getattr(tokens, name) or 0) + reported)
+            reported = [count for count in map(attrgetter(name), streamed) if count is not None]
+            if reported:
+                setattr(tokens, name, (getattr(tokens, name) or 0) + sum(reported))
 
-    def _compare(self, record: RequestRecord, usage: int) -> None:
-        shown = sum(record.tokens_per_chunk) if record.shown_tokens is None else record.shown_tokens
-        self.tokens.usage_tokens += usage
-        self.tokens.shown_tokens += shown
-        if shown != usage:
-            self._apart += abs(usage - shown)
-            self.tokens.answers_usage_not_taken += record.token_source == "chunks"  # noqa: S105
+    def _compare(self, streamed: Sequence[RequestRecord]) -> None:
+        tokens = self.tokens
+        for record, usage in zip(streamed, map(usage_tokens_of, streamed), strict=True):
+            if usage is None:
+                tokens.answers_without_usage += 1
+                continue
+            shown = sum(record.tokens_per_chunk) if record.shown_tokens is None else record.shown_tokens
+            tokens.usage_tokens += usage
+            tokens.shown_tokens += shown
+            if shown != usage:
+                self._apart += abs(usage - shown)
+                tokens.answers_usage_not_taken += record.token_source == "chunks"  # noqa: S105
 
     @property
     def disagreement(self) -> float | None:
