@@ -86,7 +86,8 @@ def main() -> int:
         for what in asked.steps:
             ended = subprocess.run([sys.executable, "-c", PROGRAM, str(folder), what], capture_output=True, text=True, check=False)
             print(ended.stdout.strip() or ended.stderr.strip())
-        print(f"summary.json: sha256 {hashlib.sha256((folder / 'summary.json').read_bytes()).hexdigest()[:16]}")
+        if (folder / "summary.json").exists():
+            print(f"summary.json: sha256 {hashlib.sha256((folder / 'summary.json').read_bytes()).hexdigest()[:16]}")
         print(f"this process wrote with a peak of {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     return ended.returncode
 

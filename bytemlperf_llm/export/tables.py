@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -99,10 +100,21 @@ class ParquetTable(Frame):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
+        with writing(path, FIX):
+            self._folder = TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
+        self._parts: list[Path] = []
+
+    def _next_frame(self) -> None:
+        """On disk at once: a million requests aren't held in memory."""
+        super()._next_frame()
+        self._parts.append(Path(self._folder.name, str(len(self._parts))))
+        with writing(self._path, FIX):
+            self._frames.pop().write_parquet(self._parts[-1])
 
     def close(self, run: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        with writing(self._path, FIX):
-            self.whole().write_parquet(self._path)
+        self._next_frame()
+        with self._folder, writing(self._path, FIX):
+            self._polars.scan_parquet(self._parts).sink_parquet(self._path)
 
 
 def _cell(value: object) -> object:
