@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+import msgspec
+
 from bytemlperf.hardware.measured import device_text, is_remote
 from bytemlperf.report.gather import RunView
 from bytemlperf.report.page import Page, Tile
@@ -21,7 +23,11 @@ MAX_FIGURE_ROWS = 400
 AGAIN = "To run it again"
 
 
-def run_page(view: RunView) -> Page:
+def run_page(view: RunView, *, running: bool = False) -> Page:
+    """Of a run that is still `running` there is no verdict yet, and what it lacks is no fault."""
+    if running:
+        summary = {**(view.summary or {}), "verdict": "running", "reasons": [], "warnings": []}
+        view = msgspec.structs.replace(view, summary=summary, problems=[])
     return Page(
         title=view.label,
         kicker=view.kind_name,

@@ -92,7 +92,7 @@ class WatchPage:
     def _shown(self, ending: str) -> dict[str, Any]:
         try:
             with damage_said(self._folder):
-                self._report = render(run_page(view_run(self._folder)))
+                self._report = render(run_page(view_run(self._folder), running=not ending))
         except UserError as error:  # a file is being written at this moment, or nothing is there yet
             return self.state | {"says": visible(f"{ending} No report: {error.cause}".strip())}
         records = _count_records(self._folder)

@@ -18,6 +18,8 @@ from bytemlperf_llm.record.record import RequestRecord, usage_tokens_of
 FORMAT_VERSION = 1
 WARN_DISAGREEMENT = 0.005
 """Half a per cent: a token in two hundred."""
+MOST_TEXTLESS = 0.05
+"""Tokens without text over those with: more of them are another tokenizer's."""
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +37,7 @@ class Recount(msgspec.Struct, kw_only=True):
     `usage_tokens` and the recount beside it, `usage_recounted`, are over those that report usage. `chunks` carried
     at least one token. Disagreements are Σ|count − recount| / Σrecount, answer by answer, None without
     any. An answer that ended by itself (`stop`) may count one token more than its text has: the one that
-    ended it.
+    ended it. `usage_chunk_disagreement` is that of usage and chunks.
     """
 
     tokenizer: str
@@ -46,6 +48,14 @@ class Recount(msgspec.Struct, kw_only=True):
     chunks: int = 0
     usage_disagreement: float | None = None
     chunk_disagreement: float | None = None
+    usage_chunk_disagreement: float | None = None
+
+    @property
+    def textless(self) -> bool:
+        """Whether what the server counts beyond the text are tokens that have none, such as an end token in mid-response: it streamed a
+        chunk for each token of its usage."""
+        streamed = self.usage_chunk_disagreement is not None and self.usage_chunk_disagreement <= WARN_DISAGREEMENT
+        return streamed and self.usage_recounted < self.usage_tokens <= (1 + MOST_TEXTLESS) * self.usage_recounted
 
 
 class RecountTally:
@@ -53,7 +63,7 @@ class RecountTally:
 
     def __init__(self, counted: Counted) -> None:
         self._tokens, self._found = counted.tokens, Recount(tokenizer=counted.tokenizer)
-        self._usage_apart = self._chunks_apart = 0
+        self._usage_apart = self._chunks_apart = self._streamed_apart = 0
 
     def add(self, record: RequestRecord) -> None:
         """Take in one record; one that failed, or whose answer isn't known, changes nothing."""
@@ -70,12 +80,14 @@ class RecountTally:
         if usage is not None:
             self._found.usage_tokens += usage
             self._found.usage_recounted += text_tokens
+            self._streamed_apart += abs(usage - chunks)
             self._usage_apart += _outside(usage, text_tokens, most)
 
     def result(self) -> Recount | None:
         """None without a single answer."""
         self._found.usage_disagreement = _share(self._usage_apart, self._found.usage_recounted)
         self._found.chunk_disagreement = _share(self._chunks_apart, self._found.recounted_tokens)
+        self._found.usage_chunk_disagreement = _share(self._streamed_apart, self._found.usage_tokens)
         return self._found if self._found.answers else None
 
 
@@ -104,10 +116,10 @@ def warnings(recount: Recount | None, answers_by_chunks: int) -> list[str]:
         return []
     found = []
     of_answers = f"a recount of {recount.answers:,} responses ({recount.tokenizer})"
-    if recount.usage_disagreement is not None and recount.usage_disagreement > WARN_DISAGREEMENT:
+    if recount.usage_disagreement is not None and recount.usage_disagreement > WARN_DISAGREEMENT and not recount.textless:
         found.append(
             f"the server's usage and {of_answers} differ by {recount.usage_disagreement:.2%}: {recount.usage_tokens:,} against "
-            f"{recount.usage_recounted:,} tokens (one in mid-response that has no text is counted by the server alone). "
+            f"{recount.usage_recounted:,} tokens. "
             "TPOT, ITL and tokens/s are by usage; is it this model's tokenizer?"
         )
     if answers_by_chunks and recount.chunk_disagreement is not None and recount.chunk_disagreement > WARN_DISAGREEMENT:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import axes, bars, line
 from bytemlperf.report.text import cell, number
@@ -11,6 +13,7 @@ from bytemlperf.report.thin import Binned, distribution, time_edges
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 from bytemlperf.statistics.columns import ABSENT, Floats
 from bytemlperf.units import NS_PER_S
+from bytemlperf_llm.metrics.recount import Recount
 from bytemlperf_llm.pages.columns import RunColumns
 from bytemlperf_llm.pages.latency import ms
 from bytemlperf_llm.pages.prefix import prefix_rows
@@ -105,6 +108,8 @@ def result_table(summary: dict[str, Any]) -> Table:
     if counts := tokens.get("recount"):
         usage = "–" if counts["usage_disagreement"] is None else cell(counts["usage_tokens"])
         counted = f"{usage} / {counts['recounted_tokens']:,} / {counts['chunks']:,}"
+        if msgspec.convert(counts, Recount).textless:
+            counted += f" ({counts['usage_tokens'] - counts['usage_recounted']:,} without text)"
         rows.append([f"usage / recount / chunks of {counts['answers']:,}", counted])
     rows += [*reasoning_rows(summary), *speculation_rows(summary), *prefix_rows(summary), *stall_rows(summary), *fluidity_rows(summary)]
     return Table(title="", columns=["", ""], rows=rows, group="Throughput and requests")

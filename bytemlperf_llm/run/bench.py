@@ -187,7 +187,7 @@ class Bench:
 
     async def _prepare(self, engine: Engine, pacer: Pacer) -> Ready:
         """Engine, first request, warm-up, rate; ends with run.json as it stands at the start."""
-        seed, started = self._plan.load.seed, await start(engine, self._plan, self._redactor, self._say)
+        seed, started = self._plan.load.seed, await start(engine, self._plan, self._redactor, self._say, self._run.folder)
         info, model = started.info, started.model
         if self._remainder is not None:
             refuse_other_engine(self._run.run, info)

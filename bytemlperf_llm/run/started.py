@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bytemlperf.command.waiting import printed_to, waiting
 from bytemlperf.redaction import Redactor
 from bytemlperf_llm.conformance.card import Subject, card_of, server_version, subject_of
 from bytemlperf_llm.launch.server import launched
@@ -17,6 +18,8 @@ from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.run import preflight
 from bytemlperf_llm.workload.schedule import ALL, Schedule
 from engines.contract import Engine, EngineInfo, Model
+
+LOG = "logs/engine.log"
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,19 @@ class Started:
             self.info.notes.append(card.missing())
 
 
-async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.Say) -> Started:
-    """Start the engine of the plan. Raises UserError."""
+async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.Say, folder: Path | None) -> Started:
+    """Start the engine of the plan; what its libraries print meanwhile goes to a log in the run's `folder`. Raises UserError."""
     choice = plan.engine
     preflight.check_available(type(engine), choice.name, plan.load.scenario)
     model = preflight.resolve_model(type(engine), choice.model, say)
     begun_s = time.monotonic()
-    say(f"starting engine {choice.name}" + (f" with {model.name}" if model else ""))
-    info = await start_engine(engine, model, choice.options, redactor)
+    say(sentence := f"starting engine {choice.name}" + (f" with {model.name}" if model else ""))
+    with ExitStack() as stack:
+        if folder is not None and engine.weights != "remote":
+            stderr = stack.enter_context(printed_to(folder / LOG, redactor, say))
+            if not plan.output.run.quiet:
+                stack.enter_context(waiting(sentence, stderr))
+        info = await start_engine(engine, model, choice.options, redactor)
     say(f"engine started in {time.monotonic() - begun_s:.1f} s")
     return Started(engine, info, model, redactor, say)
 
@@ -83,6 +91,6 @@ async def started_engine(plan: Plan, redactor: Redactor, say: preflight.Say, fol
     engine = engine_class(plan.engine.name)()
     async with launched(plan, folder, redactor, say):
         try:
-            yield await start(engine, plan, redactor, say)
+            yield await start(engine, plan, redactor, say, folder)
         finally:
             await engine.close()

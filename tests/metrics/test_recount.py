@@ -48,6 +48,16 @@ def test_opposite_errors_do_not_cancel():
     assert any("differ by 10.00%" in text for text in summary.warnings)
 
 
+def test_tokens_without_text_that_were_streamed_are_explained():
+    """An end token in mid-response (ignore_eos) is one of usage and a chunk, and has no text."""
+    summary = summarize([answer(index, 203, 203, 200) for index in range(4)], OPEN, counted(200))
+    assert summary.tokens.recount.usage_disagreement == 0.015
+    assert summary.tokens.recount.textless
+    assert not [text for text in summary.warnings if "recount" in text]
+    many = summarize([answer(index, 250, 250, 200) for index in range(4)], OPEN, counted(200))
+    assert [text for text in many.warnings if "is it this model's tokenizer" in text]
+
+
 def test_the_token_that_ended_an_answer_has_no_text():
     by_itself = summarize([answer(0, 21, 20, 20, finish_reason="stop")], OPEN, counted(20)).tokens.recount
     cut_off = summarize([answer(0, 21, 20, 20, finish_reason="length")], OPEN, counted(20)).tokens.recount

@@ -39,9 +39,12 @@ def test_a_look_shows_only_what_is_new_and_sees_the_end(run: SuiteRun):
     before = page.document("/report?1")
     run.append(RECORDS[0])
     assert not page.look()
-    assert page.document("/report?2") != before
+    shown = page.document("/report?2")
+    assert shown != before
+    assert (">RUNNING<" in shown.text, ">INVALID<" in shown.text) == (True, False), "what a run lacks that goes on is no fault"
     run.end()
     assert page.look()
+    assert (">RUNNING<" in page.document("/report?3").text, ">INVALID<" in page.document("/report?3").text) == (False, True)
     assert page.document("/records.jsonl") is None
 
 
