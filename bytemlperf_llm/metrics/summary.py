@@ -24,6 +24,7 @@ from bytemlperf_llm.metrics.client_error import ClientError
 from bytemlperf_llm.metrics.definitions import FORMULAS, STAGES
 from bytemlperf_llm.metrics.describe import describe_tokens
 from bytemlperf_llm.metrics.facts import RunFacts, normalised
+from bytemlperf_llm.metrics.faults import Fault, find_faults
 from bytemlperf_llm.metrics.fluidity import Fluidity, Targets, fluidity_of
 from bytemlperf_llm.metrics.groups import ClassGroup, Fairness, Group, classes_of, endpoints_of, fairness_of
 from bytemlperf_llm.metrics.load import Load, client_lateness, measure_load, offered_requests
@@ -78,6 +79,7 @@ class Summary(msgspec.Struct, kw_only=True):
     outcomes: dict[str, int]
     failures: dict[str, Failure]
     outages: list[Outage]
+    faults: list[Fault]
     metrics: dict[str, Metric]
     rates: dict[str, Rate]
     goodput: Goodput | None
@@ -134,7 +136,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         answers_without_token=int((acc.columns["last"][ok_rows] == ABSENT).sum()),
         parents_failed=acc.sessions.dropped_turns,
     )
-    verdict, classes = judge(facts, evidence), classes_of(acc, facts, steady)
+    verdict, classes, outages = judge(facts, evidence), classes_of(acc, facts, steady), find_outages(acc)
     effective = [(name, metric.count, metric.effective_count) for name, metric in metrics.items() if name in ("ttft", "tpot", "e2e")]
     return Summary(
         verdict=verdict.verdict,
@@ -150,7 +152,8 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         scheduled=max(scheduled, len(acc)),
         outcomes={name: acc.outcomes[name] + (unrecorded if name == "dropped" else 0) for name in OUTCOMES},
         failures=acc.failures.table(),
-        outages=find_outages(acc),
+        outages=outages,
+        faults=find_faults(acc, facts, outages),
         metrics=metrics,
         rates=throughput(acc, steady),
         goodput=goodput(acc, steady, facts.slo_ms, facts.classes),

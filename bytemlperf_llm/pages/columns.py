@@ -19,10 +19,9 @@ from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.metrics.accumulator import OUTCOMES, Accumulator, accumulated, request_column
 from bytemlperf_llm.metrics.facts import RunFacts, facts_from
 from bytemlperf_llm.metrics.rates import Window, in_flight_steps, whole_window
+from bytemlperf_llm.metrics.token_stamps import token_stamps
 from bytemlperf_llm.record.record import RequestRecord
 
-_BLOCK_CLUSTERS = 1 << 14
-MAX_DRAWN = 1_024
 LATENCIES = (
     *("ttft", "service_ttft", "time_to_first_reasoning_token", "time_to_first_answer_token"),
     *("tpot", "e2e", "service_e2e", "max_stall"),
@@ -92,20 +91,8 @@ class RunColumns:
     def token_blocks(self, intervals: ClusteredColumn | None = None) -> Iterable[tuple[Floats, Floats, Floats]]:
         """(stamps s, gaps ms, weights) a block of answers at a time, as ITL (or other `intervals`) has them: of a burst of several tokens
         each has its share of the time. A token each; of a run of more than `MAX_DRAWN` equal gaps so many, which stand for all."""
-        itl, first = self.acc.itl if intervals is None else intervals, self.acc.columns["first"]
-        for begin in range(0, len(itl.rows), _BLOCK_CLUSTERS):
-            end = min(begin + _BLOCK_CLUSTERS, len(itl.rows))
-            values, counts = itl.runs(begin, end)
-            begins = itl.begins(begin, end)
-            starts = first[itl.rows[begin:end]].astype("f8") - self.origin_ns
-            drawn = numpy.minimum(counts, MAX_DRAWN)
-            weights = numpy.repeat(counts / drawn, drawn)
-            gaps = numpy.repeat(values.astype("f8"), drawn)
-            running = numpy.cumsum(gaps * weights)
-            ends = numpy.cumsum(numpy.add.reduceat(drawn, begins))
-            before = numpy.concatenate([[0], running[ends[:-1] - 1]])
-            stamps = running + numpy.repeat(starts - before, numpy.diff(ends, prepend=0))
-            yield stamps / NS_PER_S, gaps / NS_PER_MS, weights
+        for stamps, gaps, weights in token_stamps(self.acc, self.acc.itl if intervals is None else intervals):
+            yield (stamps - self.origin_ns) / NS_PER_S, gaps / NS_PER_MS, weights
 
     @cached_property
     def first_tokens_s(self) -> Floats:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.lazy import numpy
-from bytemlperf.report.blocks import axes, bars, line
+from bytemlperf.report.blocks import axes, bars, line, table
 from bytemlperf.report.text import cell, number
 from bytemlperf.report.thin import Binned, distribution, time_edges
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
@@ -23,6 +23,10 @@ from bytemlperf_llm.pages.speculation import speculation_rows
 from bytemlperf_llm.pages.stalls import fluidity_rows, stall_rows
 
 LENGTHS, ERRORS, SCHEDULE, CLIENT = "Latency against length", "Errors", "Load, target and actual", "Client measurement error"
+FAULTS = (
+    "Requests due from a fault's begin until requests are in time again: lost ones weren't answered, late ones took longer than their "
+    "level (E2E target, else TTFT and TPOT targets, else twice the usual), by the debt together. ×: how many times longer a step took."
+)
 
 
 def length_sections(columns: RunColumns) -> list[Section]:
@@ -52,8 +56,7 @@ def error_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section
     ]
     if summary.get("failures"):
         sections += [failure_table(summary), _failure_plot(columns)]
-    sections += [outage_table(summary, columns.origin_ns)] if summary.get("outages") else []
-    return sections
+    return [*sections, *fault_sections(summary, columns.origin_ns)]
 
 
 def failure_table(summary: dict[str, Any], most: int | None = None) -> Table:
@@ -75,17 +78,26 @@ def _failure_plot(columns: RunColumns) -> Plot:
     return Plot(title="Failures over time", data=data, layout=layout, alt=alt, height=220, group=ERRORS)
 
 
-def outage_table(summary: dict[str, Any], origin_ns: int) -> Table:
-    """When each outage began after `origin_ns`, and what it cost."""
-    rows: list[list[str | float | int | None]] = [
-        [
-            (outage["began_ns"] - origin_ns) / NS_PER_S,
-            "to the end" if outage["recovery_ns"] is None else outage["recovery_ns"] / NS_PER_S,
-            outage["failed_requests"],
-        ]
-        for outage in summary["outages"]
+def fault_sections(summary: dict[str, Any], origin_ns: int) -> list[Section]:
+    """When each fault began after `origin_ns`, how long it took until requests were in time again, and what it cost."""
+    rows = [
+        {
+            "": fault["kind"] + ("" if fault["times"] is None else f", × {number(fault['times'])}"),
+            "began, s": (fault["began_ns"] - origin_ns) / NS_PER_S,
+            "lasted, s": _lasted(fault["began_ns"], fault["ended_ns"]),
+            "until recovery, s": _lasted(fault["began_ns"], fault["recovered_ns"]),
+            "requests": fault["requests"],
+            "lost": fault["lost_requests"],
+            "late": fault["late_requests"],
+            "debt, s": fault["debt_ns"] / NS_PER_S,
+        }
+        for fault in summary.get("faults") or ()
     ]
-    return Table(title="Outages", columns=["began, s", "until recovery, s", "requests lost"], rows=rows, group=ERRORS)
+    return table("Faults", rows, note=FAULTS, group=ERRORS, spare=("requests", "lasted, s"))
+
+
+def _lasted(began_ns: int, until_ns: int | None) -> str | float:
+    return "to the end" if until_ns is None else (until_ns - began_ns) / NS_PER_S
 
 
 def result_table(summary: dict[str, Any]) -> Table:

@@ -15,7 +15,7 @@ from bytemlperf_llm.pages.bound import bound_sections
 from bytemlperf_llm.pages.causes import cause_lines
 from bytemlperf_llm.pages.groups import group_sections
 from bytemlperf_llm.pages.latency import ANSWERS, DETAILS, latency_table
-from bytemlperf_llm.pages.load import failure_table, outage_table, result_table, schedule_table, steady_note
+from bytemlperf_llm.pages.load import failure_table, fault_sections, result_table, schedule_table, steady_note
 from bytemlperf_llm.pages.prefix import prefix_sections
 from bytemlperf_llm.pages.sessions import session_sections
 
@@ -44,7 +44,7 @@ def terminal_sections(run: dict[str, Any], summary: dict[str, Any]) -> list[Sect
         load,
     ]
     sections += [failure_table(summary, most=1)] if summary.get("failures") else []
-    sections += [outage_table(summary, 0)] if summary.get("outages") else []
+    sections += fault_sections(summary, 0)
     error = msgspec.convert(summary["client_error"], ClientError) if summary.get("client_error") else None
     notes = run.get("engine", {}).get("notes", [])
     return [

@@ -200,7 +200,10 @@ def test_killed_and_started_again_in_mid_run(server, tmp_path):
     (outage,) = summary["outages"]
     assert outage["failed_requests"] == summary["outcomes"]["failed"] >= 8
     assert outage["recovery_ns"] > 1_000_000_000
-    assert "requests lost" in stdout
+    (fault,) = summary["faults"]
+    assert (fault["kind"], fault["lost_requests"]) == ("outage", outage["failed_requests"])
+    assert fault["recovered_ns"] >= outage["recovered_ns"]
+    assert "\noutage" in stdout
     assert summary["outcomes"]["ok"] >= 20
 
 
