@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from engines.contract import Counted, Histogram
 
-UNKNOWN = "said nothing right before the measured part: what it counted in it is unknown"
+UNKNOWN = "said nothing right before or after the measured part: what it counted in it is unknown"
 
 
 def grown(before: Counted, after: Counted) -> Counted:
     """By how much each count and histogram of a server grew; without those that shrank or have other buckets. One that had said nothing
     before has none: what it says now is of its whole life."""
-    if not (before.counts or before.latencies):
-        return Counted(missing=(UNKNOWN, *after.missing) if after.counts or after.latencies else after.missing)
+    if before.missing and not (before.counts or before.latencies):
+        return Counted(missing=tuple(dict.fromkeys((*after.missing, UNKNOWN)) if after.counts or after.latencies else after.missing))
     counts = {name: count - before.counts.get(name, 0.0) for name, count in after.counts.items()}
     latencies = {name: _less(later, before.latencies.get(name)) for name, later in after.latencies.items()}
     return Counted(

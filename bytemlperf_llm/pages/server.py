@@ -21,7 +21,7 @@ LABELS = {
 ORDER = tuple(LABELS)
 NOTE = (
     "By the server's own histograms, as they grew during the measured part: means are exact, percentiles lie in a bucket. Client: mean "
-    "from sent. Gap: what the server doesn't see of a request, its HTTP front end, the network, and the client."
+    "from sent. Gap: what the server doesn't see of a request: the network (a round trip), admission by its HTTP front end, and the client."
 )
 
 
@@ -72,9 +72,8 @@ def _rows(name: str, latency: dict[str, Any], network: dict[str, Any] | None) ->
     row = [label, latency["count"], latency["mean_ms"], *buckets, latency["client_mean_ms"], gap_ms]
     if name != "ttft" or gap_ms is None or network is None:
         return [row]
-    way = ["in the gap: network, a round trip", None, network["median_ms"], *[None] * 4]
-    rest = ["in the gap: HTTP front end, admission, client", None, gap_ms - network["median_ms"], *[None] * 4]
-    return [row, way, rest]
+    parts = {"gap: network": network["median_ms"], "gap: admission, client": gap_ms - network["median_ms"]}
+    return [row, *([name, *[None] * 5, part_ms] for name, part_ms in parts.items())]
 
 
 def _bucket(bounds: list[float | None]) -> str | None:

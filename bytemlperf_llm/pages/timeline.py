@@ -103,10 +103,12 @@ def _steady_shapes(summary: dict[str, Any], columns: RunColumns) -> list[dict[st
 def _gauge_traces(lines: Sequence[GaugeLine]) -> list[dict[str, Any]]:
     """Steps between the moments when the engine was asked."""
     traces = []
-    for gauge in lines:
+    for place, gauge in enumerate(lines):
         hover = f"%{{y:.4~g}}{' %' if gauge.is_share else ''} {gauge.label}"
         steps = thinned_steps(gauge.times, gauge.values)
-        traces.append(line(gauge.label, *steps, hover, shape="hv", width=1.4, color=ENGINE_COLOURS.get(gauge.name, "@2")))
+        traces.append(
+            line(gauge.label, *steps, hover, shape="hv", width=1.4, color=ENGINE_COLOURS.get(gauge.name, f"@{(place + 1) % 7 + 1}"))
+        )
     return traces
 
 

@@ -20,19 +20,20 @@ from typing import NamedTuple
 import msgspec
 
 from engines.contract import Counted
-from engines.counted import joined
+from engines.counted import UNKNOWN, joined
 from engines.openai.metrics_page import MAX_SAMPLES, Page, read_page
 
 PERIOD_S = 1.0
 REST = 50
 """Of the time that it takes to read a page, between two of them: at most 2 % of a processor."""
 TIMEOUT_S = 2.0
+TRIES = 3
+"""Before and after the measured part."""
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 CHUNK_BYTES = 64 << 10
 AS_THEY_STAND = ("preemptions",)
 """Counts of the series; others are so much in a second, `_per_s`."""
 NOT_IN_SERIES = ("prefix_queries", "prefix_hits", "accepted_tokens_at")
-NOT_FOUND = "is no page of metrics"
 
 
 class Answer(NamedTuple):
@@ -76,9 +77,15 @@ class Scraper:
         return self._latest
 
     def counted(self) -> Counted:
-        """As of now; waits for the page."""
+        """As of now; waits for the page. Where it says nothing now, nothing is known: what it said before is of another time."""
         answer = self.ask()
+        for _ in range(TRIES - 1):
+            if answer.final or not answer.problem:
+                break
+            answer = self.ask()
         with self._asking:
+            if answer.problem:
+                return Counted(missing=(*self._missing(self._page, answer), *(() if answer.final else (UNKNOWN,))))
             page = read_page(self._raw)
             counted = joined(self._before, Counted(counts=page.counts, latencies=page.latencies))
             return msgspec.structs.replace(counted, missing=tuple(self._missing(page, answer)))
@@ -86,7 +93,7 @@ class Scraper:
     def _missing(self, page: Page, last: Answer) -> list[str]:
         told = self._unanswered and f"said nothing {self._unanswered:,} of the {self._asked:,} times that it was asked ({self._problem})"
         if last.final:
-            told = f"{NOT_FOUND} ({last.problem})"
+            told = f"there are none ({last.problem})"
         times = f" {self._restarts:,} times" if self._restarts > 1 else ""
         began = f"its counters began again{times}: what they grew by before, unseen, is missing"
         cut = f"has more than the {MAX_SAMPLES:,} known samples that are read: its sums are of those"

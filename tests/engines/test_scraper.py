@@ -9,7 +9,8 @@ from threading import Thread
 
 import pytest
 
-from engines.contract import Histogram
+from engines.contract import Counted, Histogram
+from engines.counted import UNKNOWN
 from engines.openai import scraper
 from engines.openai.metrics_page import Page
 from engines.openai.scraper import MAX_PAGE_BYTES, Scraper, series
@@ -90,6 +91,7 @@ def test_a_server_without_such_a_page_is_asked_once(serve, answer):
     until(lambda: gauges._thread is not None and not gauges._thread.is_alive())
     assert gauges.latest() == {}
     assert len(server.seen) == 1
+    assert [text.split(" (")[0] for text in gauges.counted().missing] == ["there are none"]
 
 
 def test_a_server_that_starts_again_is_asked_again(serve):
@@ -167,6 +169,14 @@ def test_a_page_that_is_bad_this_time_is_asked_for_again_and_how_often_is_said(s
     counted = page.counted()
     assert counted.counts["drafts"] == 10
     assert counted.missing == (f"said nothing 2 of the 4 times that it was asked ({said})",)
+
+
+def test_a_page_that_is_gone_at_the_end_says_nothing_of_the_whole(serve):
+    server = serve((200, VLLM), (503, b""))
+    page = Scraper([server.url])
+    assert not page.ask().problem
+    counted = page.counted()
+    assert counted == Counted(missing=("said nothing 3 of the 4 times that it was asked (HTTP 503)", UNKNOWN))
 
 
 def test_a_page_that_drips_is_given_up(serve, monkeypatch):
