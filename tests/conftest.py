@@ -3,10 +3,14 @@ process, and what takes longest comes first, so that no process is left with it 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from bytemlperf_llm.calibration.first import SKIP
+
+os.environ.setdefault(*SKIP)  # ten seconds of every test with a cache of its own
 TESTS = Path(__file__).parent
 LONGEST = ("training", "engines", "cli")
 

@@ -26,6 +26,7 @@ from engines.client_limits import compiled
 from engines.untrusted import UntrustedJson, decode_json
 
 NAME = "calibration"
+CALIBRATED_ENGINE = "openai"
 NOT_CALIBRATED = f"not calibrated: run `{COMMAND}`"
 UNREADABLE = f"not calibrated, what is in the cache can't be read: run `{COMMAND}`"
 CHANGED = f"not calibrated since this machine changed: run `{COMMAND}`"
@@ -102,7 +103,7 @@ def client_error_of(run: dict[str, Any], summary: Summary) -> ClientError:
 
 def _not_comparable(run: dict[str, Any]) -> str:
     engine = str(run.get("engine", {}).get("name", ""))
-    if engine != "openai":
+    if engine != CALIBRATED_ENGINE:
         return f"not known: engine '{engine}' runs in the client's own process, and only the HTTP client is calibrated"
     if "aiohttp" in " ".join(run["engine"].get("notes", ())):
         return "not known: the aiohttp transport is not calibrated"

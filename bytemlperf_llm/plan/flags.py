@@ -163,6 +163,7 @@ class Exports(Options, panel="Output"):
     keep_output: Annotated[bool, Option("Store response texts in the records.")] = False
     verbose: Annotated[bool, Option("Also print whether the load was on target, and what the client's own part was.")] = False
     report: Annotated[bool, Option("Write report.html into the run folder.")] = True
+    calibrate: Annotated[bool, Option("Calibrate this client, in 10 s, before the first run over HTTP on this machine.")] = True
     csv: Annotated[bool, Option("Also write records.csv.")] = False
     parquet: Annotated[bool, Option("Also write records.parquet.")] = False
     llm_d: Annotated[bool, Option("Also write llm-d's Benchmark Report v0.2, llm-d-report.yaml.")] = False

@@ -67,6 +67,7 @@ class Output:
     keep_output: bool
     verbose: bool
     report: bool
+    calibrate: bool
     files: Files
     metrics: MetricsOutput
 
@@ -131,6 +132,7 @@ def plan_for(flags: Flags, scenario: Scenario) -> Plan:
         keep_output=flags.keep_output or flags.save_detailed,
         verbose=flags.verbose,
         report=flags.report,
+        calibrate=flags.calibrate,
         files=files_of(flags),
         metrics=flags.part(MetricsOutput),
     )

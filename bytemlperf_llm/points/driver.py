@@ -15,6 +15,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.redaction import Redactor, option_secrets
 from bytemlperf.report.terminal import publish
 from bytemlperf.runs.suite import SuiteRun
+from bytemlperf_llm.calibration.first import calibrate_first
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.plan.plan import Plan
 from bytemlperf_llm.run.description import REPORTED_PACKAGES, described_engine
@@ -42,6 +43,8 @@ class Driver(ABC):
 
     def drive(self) -> dict[str, Any]:
         """Run, and end the folder; its summary. Raises UserError, and KeyboardInterrupt before the folder is written."""
+        if not self._resumed:
+            calibrate_first(self._plan, self._say)
         with self.suite as suite:
             try:
                 with asyncio.Runner(loop_factory=loop_factory()) as runner:

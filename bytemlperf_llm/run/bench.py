@@ -29,6 +29,7 @@ from bytemlperf.runs.folder import part, write_json
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.runs.verdicts import EXIT_INVALID
 from bytemlperf.units import NS_PER_S
+from bytemlperf_llm.calibration.first import calibrate_first
 from bytemlperf_llm.launch.server import launched
 from bytemlperf_llm.live.in_order import UntilNarrow
 from bytemlperf_llm.live.metrics import LlmMetrics
@@ -113,6 +114,8 @@ def serve_bench(plan: Plan, argv: list[str], remainder: Remainder | None = None)
             print(redactor(sentence), file=sys.stderr, flush=True)
 
     Schedule(load.scenario, load.seed).workload()  # prompt files are read before anything slow starts
+    if remainder is None:
+        calibrate_first(plan, say)
     with ExitStack() as around:  # what can't be had is said before there is a run folder
         around.enter_context(serving(metrics.exporter, output.metrics, say))
         show = around.enter_context(dashboard(output.metrics, say))

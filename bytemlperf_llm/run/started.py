@@ -55,7 +55,7 @@ class Started:
             self.info.notes.append(card.missing())
 
 
-async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.Say, folder: Path | None) -> Started:
+async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.Say, folder: Path | None = None) -> Started:
     """Start the engine of the plan; what its libraries print meanwhile goes to a log in the run's `folder`. Raises UserError."""
     choice = plan.engine
     preflight.check_available(type(engine), choice.name, plan.load.scenario)
