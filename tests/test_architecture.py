@@ -17,7 +17,7 @@ SUITES = ("bytemlperf_llm", "micro", "general_perf", "training")
 PACKAGES = ("bytemlperf", *SUITES, "engines")
 COMMON = (
     *("engines.contract", "engines.chat", "engines.images", "engines.untrusted", "engines.credentials", "engines.client_limits"),
-    *("engines.processor", "engines.timers", "engines.counted"),
+    *("engines.processor", "engines.timers", "engines.counted", "engines.trace_context"),
 )
 """What engines share with those that call them: the contract, chats as templates take them, drawn images, what keeps strangers' data
 and this machine's limits apart, the timer."""

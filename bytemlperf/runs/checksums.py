@@ -1,5 +1,5 @@
-"""checksums.json: SHA-256 of run.json, of every record log, of recount.json and gauges.jsonl, written when the run has ended, and of
-the report that was made of it.
+"""checksums.json: SHA-256 of run.json, of every record log, of recount.json, gauges.jsonl and spans.jsonl, written when the run has
+ended, and of the report that was made of it.
 
 Figures don't depend on every byte of a record (an error text, a hash of an answer): these sums
 find a flipped byte there too. A run that was killed has none. summary.json isn't listed, since it
@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bytemlperf.runs.files import GAUGES, RECOUNT, json_of, open_plain, read_plain, record_logs
+from bytemlperf.runs.files import GAUGES, RECOUNT, SPANS, json_of, open_plain, read_plain, record_logs
 from bytemlperf.runs.folder import write_text
 from engines.untrusted import UntrustedJson, decode_json
 
@@ -75,7 +75,7 @@ def _differences(listed: dict[str, Any], found: dict[str, dict[str, Any]]) -> li
 
 
 def _covered(folder: Path) -> list[Path]:
-    alone = [path for path in (folder / "run.json", folder / RECOUNT, folder / GAUGES) if os.path.lexists(path)]
+    alone = [path for path in (folder / "run.json", folder / RECOUNT, folder / GAUGES, folder / SPANS) if os.path.lexists(path)]
     return [*alone, *record_logs(folder)]
 
 

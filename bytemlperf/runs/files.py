@@ -31,7 +31,7 @@ BLOCK_BYTES = MIN_PACKED_BYTES = 1 << 20
 MAX_GROWTH = 200
 
 LOGS, PACKED = "records*.jsonl", ".zst"
-GAUGES, RECOUNT = "gauges.jsonl", "recount.json"
+GAUGES, RECOUNT, SPANS = "gauges.jsonl", "recount.json", "spans.jsonl"
 """Beside them, where a suite keeps such."""
 
 UNREADABLE = (OSError, UntrustedJson)

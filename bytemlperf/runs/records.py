@@ -38,7 +38,8 @@ class Damage(NamedTuple):
 class RunRecords(Generic[RecordT]):
     """The records of a run folder, read anew each time they are walked; `damages` and `count` are of the last walk. Without
     `samples` the caller takes figures without them, and a kind that has its figures in the summary need not read the records.
-    `hears` gets each record of the first walk. What is made of all of them is kept for whoever needs it next: see `once`."""
+    `hears` gets each record of the first walk. A type of record that has `beside(folder)` gets from it what completes each record with what
+    lies beside the logs, or None. What is made of all of them is kept for whoever needs it next: see `once`."""
 
     def __init__(
         self, folder: Path, record: Any = dict[str, Any], *, samples: bool = True, hears: Callable[[RecordT], None] | None = None
@@ -55,13 +56,20 @@ class RunRecords(Generic[RecordT]):
         """Every whole record of every log, in the order written."""
         self.damages.clear()
         self.count, hears, self._hears = 0, self._hears, None
+        complete = getattr(self._record, "beside", _nothing)(self.folder)
         for path in record_logs(self.folder):
             self.log = path.name
             for record in whole_lines(path, self._record, self.damages):
                 self.count += 1
+                if complete is not None:
+                    complete(record)
                 if hears is not None:
                     hears(record)
                 yield record
+
+
+def _nothing(_folder: Path) -> None:
+    return None
 
 
 def whole_lines(path: Path, record: Any, damages: list[Damage]) -> Iterator[Any]:

@@ -8,7 +8,6 @@ first; the number left out is said. Prompts and answers are never sent.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable
 from itertools import islice
@@ -20,7 +19,8 @@ from bytemlperf.errors import UserError
 from bytemlperf.export.http import TIMEOUT_S, authorization
 from bytemlperf.export.otlp import SERVICE, endpoint_of, need_exporter, resource_attributes
 from bytemlperf_llm.record.record import RequestRecord
-from bytemlperf_llm.run.rebuild import clock_origin_ns
+from bytemlperf_llm.run.rebuild import clock_origin_ns, trace_key_of
+from engines.trace_context import trace_ids
 
 MAX_TRACES = 10_000
 BATCH = 125
@@ -40,6 +40,12 @@ class TraceFacts(NamedTuple):
     model: str
     epoch_ns: int
     server: str | None = None
+    key: str = ""
+
+    @property
+    def trace_key(self) -> str:
+        """What the ids are made from: as they were sent, where they were."""
+        return self.key or self.run
 
 
 class Choice:
@@ -82,7 +88,7 @@ def facts_of(folder: Path, run: dict[str, Any]) -> TraceFacts:
     if epoch_ns is None:  # an older run, of the same boot's monotonic clock
         epoch_ns = time.time_ns() - time.monotonic_ns() + origin_ns
     only = str(base) if base and " " not in str(base) else ""
-    return TraceFacts(folder.name, str(engine.get("name")), model, epoch_ns, urlsplit(only).hostname if only else None)
+    return TraceFacts(folder.name, str(engine.get("name")), model, epoch_ns, urlsplit(only).hostname if only else None, trace_key_of(run))
 
 
 def spans_of(record: RequestRecord, facts: TraceFacts) -> list[Any]:
@@ -94,14 +100,17 @@ def spans_of(record: RequestRecord, facts: TraceFacts) -> list[Any]:
 
     assert record.sent_ns is not None
     resource, scope = Resource(resource_attributes(facts.run)), InstrumentationScope(SERVICE)
-    trace_id = _id(facts.run, record.id, 16)
+    trace_id, client_id = trace_ids(facts.trace_key, record.id)
 
     def span(name: str, part: str, kind: Any, start_ns: int, end_ns: int, attributes: dict[str, Any], parent: Any = None) -> Any:
         failed = record.outcome != "ok" and parent is None
         return ReadableSpan(
             name=name,
             context=SpanContext(
-                trace_id, _id(facts.run, f"{record.id}/{part}", 8), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
+                trace_id,
+                trace_ids(facts.trace_key, f"{record.id}/{part}")[1] if part else client_id,
+                is_remote=False,
+                trace_flags=TraceFlags(TraceFlags.SAMPLED),
             ),
             parent=parent,
             kind=kind,
@@ -152,8 +161,3 @@ def _attributes(record: RequestRecord, facts: TraceFacts) -> dict[str, Any]:
         "bmp.schedule.lateness": None if record.planned_ns is None else (record.sent_ns - record.planned_ns) / 1e9,
     }
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _id(run: str, text: str, size: int) -> int:
-    """The same run and request always have the same id, never 0."""
-    return int.from_bytes(hashlib.sha256(f"{run}/{text}".encode()).digest()[:size]) or 1

@@ -1,5 +1,6 @@
 """Servers by name: the command line that starts each. `{model}` is the checkpoint's folder, `{gguf}` its GGUF file, `{name}` what requests
-call it, `{host}` and `{port}` are those of --base-url. vLLM's has been run here; the others are as their documentation has them."""
+call it, `{host}` and `{port}` are those of --base-url, `{otlp}` is where --trace-requests receives spans. vLLM's has been run here; the
+others are as their documentation has them."""
 
 from __future__ import annotations
 
@@ -22,14 +23,16 @@ PRESETS = {
     "--rest_bind_address {host} --rest_port {port}",
     "ollama": "env OLLAMA_HOST={host}:{port} ollama serve",
 }
-_FIELD = re.compile(r"\{(model|gguf|name|host|port)\}")
+TRACING = {"vllm": "--otlp-traces-endpoint {otlp}"}
+"""What makes them send spans to a receiver."""
+_FIELD = re.compile(r"\{(model|gguf|name|host|port|otlp)\}")
 _SECRET = re.compile(r"--?[\w-]*(?:key|token|password|secret)[\w-]*")
 
 
-def command_of(launch: str) -> list[str]:
+def command_of(launch: str, *, traced: bool = False) -> list[str]:
     """The words of a preset or of a command line, before they are filled in. Raises UserError for what is neither."""
     if launch in PRESETS:
-        return PRESETS[launch].split()
+        return [*PRESETS[launch].split(), *(TRACING.get(launch, "").split() if traced else [])]
     try:
         words = shlex.split(launch)
     except ValueError as error:
@@ -44,9 +47,9 @@ def needs_model(words: list[str]) -> bool:
     return any(field in ("model", "gguf") for word in words for field in _FIELD.findall(word))
 
 
-def filled(words: list[str], model: Model | None, name: str, host: str, port: int) -> list[str]:
+def filled(words: list[str], model: Model | None, name: str, host: str, port: int, otlp: str = "") -> list[str]:
     """With every field's value. Raises UserError where the model has no GGUF file."""
-    values = {"host": host, "port": str(port), "name": name}
+    values = {"host": host, "port": str(port), "name": name, "otlp": otlp}
     if model is not None:
         values |= {"model": model.path or model.name, "gguf": model.gguf_path or ""}
         if not model.gguf_path and any("{gguf}" in word for word in words):

@@ -53,9 +53,10 @@ class Launched(msgspec.Struct, kw_only=True):
 class Server:
     """One launched server. `facts` are what run.json has of it; it is `killed` where it didn't end when it was told to."""
 
-    def __init__(self, words: list[str], base_url: str, log: IO[bytes], redactor: Redactor) -> None:
+    def __init__(self, words: list[str], base_url: str, log: IO[bytes], redactor: Redactor, otlp: str = "") -> None:
         self.facts = Launched(command=[redactor(word) for word in words])
         self._words, self._url, self._log = words, base_url.rstrip("/"), log
+        self._traced = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": otlp, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"} if otlp else {}
         self._process: subprocess.Popen[bytes] | None = None
         self.killed = False
 
@@ -77,7 +78,11 @@ class Server:
     def _start(self) -> None:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": self._log, "stderr": subprocess.STDOUT}
-        more: dict[str, Any] = {"env": {**os.environ, "PATH": path}, "start_new_session": True, "preexec_fn": die_with_parent}
+        more: dict[str, Any] = {
+            "env": {**os.environ, **self._traced, "PATH": path},
+            "start_new_session": True,
+            "preexec_fn": die_with_parent,
+        }
         try:
             self._process = subprocess.Popen(self._words, **streams, **more)
         except OSError as error:
@@ -133,7 +138,7 @@ async def launched(plan: Plan, folder: Path | None, redactor: Redactor, say: Say
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bmp-server-")))
         (folder / LOG).parent.mkdir(parents=True, exist_ok=True)
-        server = Server(words, url, stack.enter_context((folder / LOG).open("w+b")), redactor)
+        server = Server(words, url, stack.enter_context((folder / LOG).open("w+b")), redactor, plan.engine.otlp)
         stack.callback(server.close)
         say(redactor(f"starting the server: {' '.join(words)}"))
         await server.up(plan.engine.ready_timeout_s or PATIENCE_S)
@@ -147,9 +152,9 @@ def _words(plan: Plan, say: Say) -> tuple[list[str], str]:
     host, port = url.hostname or "127.0.0.1", url.port or 8000
     if host not in LOOPBACK:
         raise UserError(f"--launch starts a server on this machine, and --base-url is {host}", "give --base-url http://127.0.0.1:PORT")
-    words = command_of(plan.engine.launch or "")
+    words = command_of(plan.engine.launch or "", traced=bool(plan.engine.otlp))
     model = resolve_model(plan.engine.model or DEFAULT_MODEL, say) if needs_model(words) else None
     with contextlib.suppress(OSError), socket.create_connection((host, port), ASK_S):
         raise UserError(f"something listens on {host}:{port} already", "give another port with --base-url http://127.0.0.1:PORT")
     name = plan.engine.model or DEFAULT_MODEL
-    return filled(words, model, name, host, port), f"http://{host}:{port}"
+    return filled(words, model, name, host, port, plan.engine.otlp), f"http://{host}:{port}"

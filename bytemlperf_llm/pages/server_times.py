@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Table, Text
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.pages.server import GROUP, LABELS, ORDER
@@ -19,15 +20,26 @@ ASIDES = {
 
 def server_time_sections(summary: dict[str, Any]) -> list[Table | Text]:
     """A row for each duration, and what of them was left out; nothing where the server says nothing."""
-    times = summary.get("server_times")
+    times, spans = summary.get("server_times"), summary.get("spans")
+    clocks = [Text(body=_clocks(spans), detail=True, group=GROUP)] if spans and spans["requests"] else []
     if not times:
-        return []
+        return [*clocks]
     rows = [_row(name, times) for name in sorted(times["durations"], key=_place)]
     asides = " ".join(text.format(times[key]) for key, text in ASIDES.items() if times[key])
     if not rows:
-        return [Text(body=asides, detail=True, group=GROUP)]
+        return [Text(body=asides, detail=True, group=GROUP), *clocks]
     columns, note = ["ms", "count", "mean", "p50", "p99", "of E2E"], f"{NOTE} {asides}".strip()
-    return [Table(title="Server, per request", columns=columns, rows=rows, note=note, group=GROUP, spare=("count",), detail=True)]
+    return [Table(title="Server, per request", columns=columns, rows=rows, note=note, group=GROUP, spare=("count",), detail=True), *clocks]
+
+
+def _clocks(spans: dict[str, Any]) -> str:
+    """How many requests have spans, and how well the server's clock is known."""
+    joined = f"spans: {spans['requests']:,} of {spans['answered']:,} answered requests have the server's"
+    strange = f", {spans['strange']:,} of its {spans['received']:,} spans are of no request" if spans["strange"] else ""
+    if spans["taken_ns"] is None or spans["offset_ns"] is None:
+        return f"{joined}{strange}; its clock could not be set against this one"
+    low, high = (number(bound / NS_PER_MS) for bound in spans["offset_ns"])
+    return f"{joined}{strange}; its clock is ahead by {low} to {high} ms, taken as {number(spans['taken_ns'] / NS_PER_MS)}"
 
 
 def _row(name: str, times: dict[str, Any]) -> list[str | float | int | None]:

@@ -161,6 +161,10 @@ class Exports(Options, panel="Output"):
 
     metadata: Annotated[tuple[str, ...], Option("KEY=VALUE stored with the result; repeatable.")] = ()
     keep_output: Annotated[bool, Option("Store response texts in the records.")] = False
+    trace_requests: Annotated[bool, Option("Send a traceparent with each request, and receive the server's spans by OTLP/HTTP.")] = False
+    trace_port: Annotated[
+        int | None, Option("Port to receive spans on, on loopback; implies --trace-requests. Default: 4318.", least=0, most=65535)
+    ] = None
     verbose: Annotated[bool, Option("Also print whether the load was on target, and what the client's own part was.")] = False
     report: Annotated[bool, Option("Write report.html into the run folder.")] = True
     calibrate: Annotated[bool, Option("Calibrate this client, in 10 s, before the first run over HTTP on this machine.")] = True

@@ -24,6 +24,8 @@ from bytemlperf_llm.plan.flags import Load as LoadFlags
 from bytemlperf_llm.plan.scenario import Scenario
 from engines.untrusted import decode_json
 
+DEFAULT_TRACE_PORT = 4318
+"""OTLP's own for HTTP."""
 OPEN_PROCESSES = ("poisson", "constant", "gamma")
 SLO_KEYS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms", "session": "session_ms"}
 
@@ -31,17 +33,22 @@ SLO_KEYS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms", "session": "
 @dataclass(frozen=True, kw_only=True)
 class EngineChoice:
     """What is measured. `options` are all of the engine's, by whatever flag they were given; `model` None is the engine's default, `launch`
-    the command line or preset that starts the server."""
+    the command line or preset that starts the server, `otlp` where that is to send its spans."""
 
     name: str
     model: str | None
     options: dict[str, str]
     ready_timeout_s: float
     launch: str | None = None
+    otlp: str = ""
 
     def with_options(self, options: dict[str, str]) -> EngineChoice:
         """With more of them."""
         return replace(self, options=self.options | options)
+
+    def traced(self, trace_key: str, otlp: str) -> EngineChoice:
+        """With a traceparent on every request; a server that is started sends its spans to `otlp`."""
+        return replace(self.with_options({"trace_key": trace_key}), otlp=otlp)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +66,8 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What is left, and shown meanwhile. `label` is of the run folder's name."""
+    """What is left, and shown meanwhile. `label` is of the run folder's name; on `trace_port` the server's spans are
+    received, where that is asked for."""
 
     run: RunOutput
     label: str
@@ -70,6 +78,7 @@ class Output:
     calibrate: bool
     files: Files
     metrics: MetricsOutput
+    trace_port: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +144,7 @@ def plan_for(flags: Flags, scenario: Scenario) -> Plan:
         calibrate=flags.calibrate,
         files=files_of(flags),
         metrics=flags.part(MetricsOutput),
+        trace_port=_trace_port(flags),
     )
     return Plan(engine=engine, load=load, output=output, flags=flags.recorded())
 
@@ -290,6 +300,16 @@ def _check_headers(text: str) -> None:
         headers = None
     if not isinstance(headers, dict):
         raise UserError("--engine-option headers is not a JSON object", "give headers as --header 'NAME: VALUE'")
+
+
+def _trace_port(flags: Flags) -> int | None:
+    if not flags.trace_requests and flags.trace_port is None:
+        return None
+    if flags.engine != "openai":
+        raise UserError(
+            f"--trace-requests is for servers, and engine '{flags.engine}' runs in process", "leave it out: it has stamps itself"
+        )
+    return DEFAULT_TRACE_PORT if flags.trace_port is None else flags.trace_port
 
 
 def _workers(flags: Flags, scenario: Scenario) -> int | None:

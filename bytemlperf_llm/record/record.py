@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import accumulate
 from operator import sub
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from bytemlperf_llm.record.spans import completed, from_spans
 from engines.contract import ErrorClass, Ns, ServerFacts, Stages
 
 Outcome = Literal["ok", "failed", "cancelled", "dropped", "in_flight"]
@@ -90,6 +92,19 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
             append(self)
         finally:
             self.chunk_ns, self.chunk_gaps_ns = stamps, []
+
+    @staticmethod
+    def beside(folder: Path) -> Callable[[RequestRecord], None] | None:
+        """What completes a record with what the server's spans say of it; None where a run has none."""
+        spans = from_spans(folder)
+        if spans is None:
+            return None
+
+        def complete(record: RequestRecord) -> None:
+            if (line := spans(record.id)) is not None:
+                record.server, record.stages = completed(record.server, line), line.stages or record.stages
+
+        return complete
 
 
 def usage_tokens_of(record: RequestRecord) -> int | None:

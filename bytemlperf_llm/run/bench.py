@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time_ns
 from typing import Any, NamedTuple
@@ -58,6 +58,8 @@ from bytemlperf_llm.run.repeat import same_flags
 from bytemlperf_llm.run.resume import Remainder, changed_schedule, extend, read_remainder
 from bytemlperf_llm.run.started import start
 from bytemlperf_llm.run.trust import refuse_other_engine, unconfirmed
+from bytemlperf_llm.spans.receiver import Receiver, receiving
+from bytemlperf_llm.spans.traces import Traces
 from bytemlperf_llm.workload.schedule import ALL, Schedule, ScheduleFacts
 from engines.contract import Engine, EngineInfo, Model
 
@@ -119,13 +121,17 @@ def serve_bench(plan: Plan, argv: list[str], remainder: Remainder | None = None)
     with ExitStack() as around:  # what can't be had is said before there is a run folder
         around.enter_context(serving(metrics.exporter, output.metrics, say))
         show = around.enter_context(dashboard(output.metrics, say))
+        spans = around.enter_context(receiving(output.trace_port, say))
         if load.ray is not None:
             connect(load.ray)
             say("WARNING: Ray listens on every interface, in this process too: use a trusted network")
             around.callback(disconnect)
         run = SuiteRun.reserve(output.run.runs_dir, "llm", output.label) if remainder is None else remainder.run
         around.enter_context(run)
-        bench = Bench(run, plan, engine_type, ["bmp-llm", *argv[1:]], metrics, redactor, say, quiet=output.run.quiet, remainder=remainder)
+        command = ["bmp-llm", *argv[1:]]
+        if spans is not None:
+            plan = replace(plan, engine=plan.engine.traced(run.folder.name, spans.url))
+        bench = Bench(run, plan, engine_type, command, metrics, redactor, say, quiet=output.run.quiet, remainder=remainder, spans=spans)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             ending = runner.run(bench.measured(show))
         return _publish(run, output, ending)
@@ -164,7 +170,9 @@ class Bench:
         quiet: bool,
         remainder: Remainder | None = None,
         enough: Callable[[], bool] | None = None,
+        spans: Receiver | None = None,
     ) -> None:
+        self._traces = Traces(spans, run, plan.engine.options.get("trace_key", ""), redactor, say)
         self._run, self._plan, self._remainder, self._enough = run, plan, remainder, enough
         self._engine_type, self._argv, self._quiet = engine_type, argv, quiet
         self._metrics, self._redactor, self._say = metrics, redactor, say
@@ -250,7 +258,8 @@ class Bench:
         title = f"{ready.plan.engine.name} · {scenario.name} · {scenario.arrival.sentence(sessions=scenario.prompts.sessions is not None)}"
         with LoadView(title, scheduled and scheduled - done, self._metrics, quiet=self._quiet) as view:
             devices = Devices(engine, self._run.run["engine"]["device"], launched=ready.plan.engine.launch is not None)
-            source, self._counts = self._load_source(ready, engine, pacer), (Network(engine), EngineCounters(engine), devices)
+            source = self._load_source(ready, engine, pacer)
+            self._counts = (Network(engine), EngineCounters(engine), devices, self._traces)
             try:
                 await source.start()
                 for counts in self._counts:

@@ -104,3 +104,9 @@ def clock_origin_ns(run: dict[str, Any], name: str = "clock_origin_ns") -> int |
     it never began to send."""
     found = [part[name] for part in (run, *run.get("resumed", [])) if isinstance(part.get(name), int)]
     return found[-1] if found else None
+
+
+def trace_key_of(run: dict[str, Any]) -> str:
+    """What the ids of the run's traces were made from; empty where none were sent."""
+    key = part(run, "config", "engine_options").get("trace_key")
+    return key if isinstance(key, str) else ""

@@ -34,6 +34,7 @@ from bytemlperf_llm.record.gauges import read_gauges
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.network import MEANWHILE
 from bytemlperf_llm.run.rebuild import AS_IS, cache_of
+from bytemlperf_llm.spans.facts import span_facts_of, span_warnings
 
 
 def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str, Any]:
@@ -53,10 +54,11 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     summary.warnings += [*([problem] if problem else []), *_resumptions(run), *_probe(run), *_launched(run)]
     summary.warnings += prefix_warnings(summary.prefix, before.state)
     found: dict[str, Any] = msgspec.to_builtins(summary)
-    network = network_of(run, found)
+    network, spans = network_of(run, found), span_facts_of(run)
     beside = {
         "server": server_of(run, found),
         "network": network,
+        "spans": spans,
         "bound": bound_of(run, found),
         "energy": energy_of(run, found),
         "causes": _causes(records, acc, facts.max_concurrency, run.get(MEANWHILE)),
@@ -64,7 +66,7 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     for name, part_of_it in beside.items():
         if part_of_it is not None:
             found[name] = msgspec.to_builtins(part_of_it)
-    found["warnings"] += network_warnings(network)
+    found["warnings"] += [*network_warnings(network), *span_warnings(spans)]
     if until := part(run, "config", "until"):
         found["until"] = _until(until, acc)
     if part(run, "config", "scenario").get("mlperf") is not None:

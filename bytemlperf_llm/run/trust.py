@@ -24,7 +24,17 @@ from engines.contract import EngineInfo
 
 NAMED = (
     *("launch", "base_url", "endpoint", "insecure", "api_key_file", "ray", "push_gateway", "otlp"),
-    *("prometheus_port", "dashboard", "dashboard_port", "result_dir", "result_filename", "dataset_path", "tokenizer"),
+    *(
+        "trace_requests",
+        "trace_port",
+        "prometheus_port",
+        "dashboard",
+        "dashboard_port",
+        "result_dir",
+        "result_filename",
+        "dataset_path",
+        "tokenizer",
+    ),
 )
 """Flags that reach out, listen, write elsewhere, or read a file of this machine."""
 

@@ -44,6 +44,7 @@ class Endpoint:
         reuse: bool,
         keyed: bool,
         key_fix: str,
+        trace_key: str = "",
     ) -> None:
         self.target, self.listing = target, Listing()
         self._headers = headers if reuse else headers | {"Connection": "close"}
@@ -60,7 +61,8 @@ class Endpoint:
         else:
             self.scraper = Scraper(target.metrics, context)
         self._pool = Pool(target.host, target.port, context if target.tls else None, ending=DONE_EVENT, reuse=reuse)
-        self._head = RequestHead(target.path, self._headers)
+        self._trace_key = trace_key
+        self._head = RequestHead(target.path, self._headers, trace_key)
         self._heads: dict[str, RequestHead] = {}
 
     # -- a request ---------------------------------------------------------------
@@ -80,7 +82,8 @@ class Endpoint:
         assert request.traffic_class is not None
         name = request.traffic_class.name
         if name not in self._heads:
-            self._heads[name] = RequestHead(self.target.path, over(self._headers, dict(request.traffic_class.headers)))
+            headers = over(self._headers, dict(request.traffic_class.headers))
+            self._heads[name] = RequestHead(self.target.path, headers, self._trace_key)
         return self._heads[name]
 
     # -- what the server says of itself --------------------------------------------

@@ -66,7 +66,7 @@ ACCEPTS: dict[Api, list[Input]] = {
 
 class Options(msgspec.Struct, kw_only=True, frozen=True):
     """Engine options; the command line's `--base-url`, `--endpoint`, `--header` … end up here too. `base_url` is one address or several,
-    with blanks between them, as is `metrics_url`."""
+    with blanks between them, as is `metrics_url`. With a `trace_key` every request has a traceparent made from it and its id."""
 
     base_url: str = DEFAULT_ADDRESS
     metrics_url: str = ""
@@ -84,6 +84,7 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
     documents_field: Literal["auto", "documents", "texts"] = "auto"
     ready_timeout_s: float = 0.0
+    trace_key: str = ""
 
 
 class OpenAIEngine:
@@ -149,7 +150,8 @@ class OpenAIEngine:
         headers, secrets = request_headers(options.headers, key, target, key_goes_first=bool(options.api_key_file))
         self._secrets += [*query_secrets(target.query), *secrets]
         keyed, tls = bool(self._secrets), partial(_tls_context, options)
-        endpoint = Endpoint(target, headers, tls, options.transport, reuse=options.keep_alive, keyed=keyed, key_fix=self._key_fix())
+        more: dict[str, Any] = {"reuse": options.keep_alive, "keyed": keyed, "key_fix": self._key_fix(), "trace_key": options.trace_key}
+        endpoint = Endpoint(target, headers, tls, options.transport, **more)
         self._secrets += endpoint.secrets
         return endpoint
 

@@ -16,9 +16,11 @@ from urllib.parse import quote, unquote
 from engines.contract import PLACEHOLDER, BadOption, Request, check_header
 from engines.credentials import userinfo_secrets
 from engines.openai.target import Target
+from engines.trace_context import traceparent
 from engines.untrusted import UntrustedJson, decode_json
 
 MAX_KEY_BYTES = 64 * 1024
+TRACEPARENT, TRACE = "traceparent", "{traceparent}"
 
 
 def request_headers(given: str, key: str, target: Target, *, key_goes_first: bool) -> tuple[dict[str, str], list[str]]:
@@ -47,9 +49,11 @@ def over(headers: dict[str, str], others: dict[str, str]) -> dict[str, str]:
 
 class RequestHead:
     """The head of requests that have the same headers: `post` up to the value of X-Request-Id, `fixed` headers and their `lines`, and
-    `templates`, the headers whose value differs between requests."""
+    `templates`, the headers whose value differs between requests. With a `trace_key` each has a traceparent of its own."""
 
-    def __init__(self, path: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, path: str, headers: Mapping[str, str], trace_key: str = "") -> None:
+        headers = over(dict(headers), {TRACEPARENT: TRACE}) if trace_key else headers
+        self._trace_key = trace_key
         self.templates = {name: value for name, value in headers.items() if PLACEHOLDER.search(value)}
         self.fixed = {name: value for name, value in headers.items() if name not in self.templates}
         self.lines = _lines(self.fixed)
@@ -67,6 +71,7 @@ class RequestHead:
         """A request on its own is a session of its own. Ids may come from a stranger's file: what is no plain text is percent-encoded."""
         values = {"session": request.session or request.id, "class": request.class_name or "", "request": request.id}
         safe = {key: quote(value, safe=" !#$&'()*+,/:;=?@[]|~") for key, value in values.items()}
+        safe["traceparent"] = traceparent(self._trace_key, request.id) if self._trace_key else ""
         return {name: PLACEHOLDER.sub(lambda match: safe[match[1]], value) for name, value in self.templates.items()}
 
 
