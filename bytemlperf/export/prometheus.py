@@ -12,13 +12,14 @@ Anything else is counted under "other", so that no error text or URL can become 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
+from bytemlperf.command.exits import one_line
 from bytemlperf.errors import UserError
 from bytemlperf.export.http import forgive_hang_ups
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from bytemlperf.command.flags import MetricsOutput
 
 OTHER = "other"
+RUN_INFO = "bmp_run_info"
+SUBJECTS = ("engine", "backend", "trainer")
+MAX_LABEL_CHARS = 100
 LOOPBACK = "127.0.0.1"
 LOCAL_HOSTS = (LOOPBACK, "localhost", "::1")
 
@@ -95,6 +99,11 @@ class Histogram:
         self.total += delta.total
 
 
+def decades(first: int, last: int, each: int = 25) -> tuple[float, ...]:
+    """Bounds from 10^first to 10^last, `each` a decade: with 25 a quantile interpolated between two is within 10 % of the exact one."""
+    return tuple(float(f"{10 ** (first + step / each):.4g}") for step in range((last - first) * each + 1))
+
+
 IN_BUCKETS = "Bucketed: quantiles are estimates; exact ones are in summary.json."
 
 
@@ -106,11 +115,18 @@ class Exporter:
         self._values: dict[tuple[str, str], float] = {}
         self._histograms = {family.name: Histogram(family.buckets) for family in families if family.kind == "histogram"}
         for family in families:
-            if family.kind != "histogram":
-                for value in family.label_values or ("",):
-                    self._values[family.name, value] = 0.0
+            if family.kind != "histogram":  # a label's values come as they are counted; `other` keeps a sum over them from being empty
+                self._values[family.name, OTHER if family.label else ""] = 0.0
+        self._info: dict[str, str] = {}
         self._lock = Lock()
         self._server: Any = None
+
+    def name_run(self, name: str, run: Mapping[str, Any]) -> None:
+        """What the run folder of this name holds, by its run.json: the labels of `bmp_run_info`."""
+        subject = next((part for key in SUBJECTS if isinstance(part := run.get(key), dict)), {})
+        about = {"run": name, "kind": run.get("kind"), "label": run.get("label")}
+        labels = {**about, "engine": subject.get("name"), "model": subject.get("model")}
+        self._info = {label: one_line(str(value or ""))[:MAX_LABEL_CHARS] for label, value in labels.items()}
 
     # -- feeding ------------------------------------------------------------------
 
@@ -159,7 +175,15 @@ class Exporter:
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            return iter([self._metric(family) for family in self._families.values()])
+            return iter([*self._run_info(), *map(self._metric, self._families.values())])
+
+    def _run_info(self) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        if self._info:
+            metric = GaugeMetricFamily(RUN_INFO, "The run that these metrics are of; always 1.", labels=list(self._info))
+            metric.add_metric(list(self._info.values()), 1.0)
+            yield metric
 
     def _metric(self, family: Family) -> Metric:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily

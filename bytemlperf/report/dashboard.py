@@ -16,6 +16,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.export.prometheus import serving
 from bytemlperf.export.push import pushing
 from bytemlperf.extras import require
+from bytemlperf.runs.folder import read_run_json
 
 if TYPE_CHECKING:
     from bytemlperf.command.flags import MetricsOutput
@@ -71,6 +72,7 @@ def live(exporter: Exporter, output: MetricsOutput, *, quiet: bool) -> Iterator[
 
         def begun(folder: Path) -> None:
             show(folder)
+            exporter.name_run(folder.name, read_run_json(folder))
             stack.enter_context(pushing(exporter, output, folder.name))
 
         yield begun

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import get_args
 
 import msgspec
 
-from bytemlperf.export.prometheus import ExportDelta, Exporter, Family, Histogram, HistogramDelta
+from bytemlperf.export.prometheus import ExportDelta, Exporter, Family, Histogram, HistogramDelta, decades
 from bytemlperf.units import NS_PER_S
-from bytemlperf_llm.metrics.definitions import BURST_NS, bursts_of, chunk_gaps_ns, kept_times, last_ns, token_runs_ns
+from bytemlperf_llm.metrics.definitions import BURST_NS, bursts_of, chunk_gaps_ns, kept_times, last_ns, token_runs_ns, tpot_ns
+from bytemlperf_llm.metrics.facts import SloMs
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import ErrorClass
 
@@ -23,9 +24,9 @@ FLUSH_REQUESTS = 256
 Listener = Callable[[list[float], list[float]], None]
 """Gets fresh TTFTs and TPOTs in seconds."""
 
-_FIRST_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
-_PER_TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
-_WHOLE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480)
+_FIRST_TOKEN_S = (*decades(-3, 1), 20.0, 40.0, 80.0, 160.0)
+_PER_TOKEN_S = (0.0001, 0.0002, 0.0005, *decades(-3, 0), 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+_WHOLE_S = (0.001, 0.005, *decades(-2, 2), 120.0, 240.0, 480.0)
 _LATENESS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 _TOKENS = tuple(float(4**power) for power in range(14))
 """Bounds of token counts: those of gen_ai.client.token.usage in OpenTelemetry's conventions, 1 to 4^13."""
@@ -51,6 +52,8 @@ FAMILIES = (
     ),
     Family("bmp_schedule_lateness_seconds", "histogram", "Send delay: from a request's planned time to sending.", buckets=_LATENESS_S),
     Family("bmp_request_success_total", "counter", "Requests completed."),
+    Family("bmp_request_goodput_total", "counter", "Requests that met every service level (SLO) of theirs."),
+    Family("bmp_requests_planned", "gauge", "Requests of the schedule; 0 where their number is not known before the end."),
     Family("bmp_request_failure_total", "counter", "Requests failed, by class.", "error_class", get_args(ErrorClass)),
     Family("bmp_requests_in_flight", "gauge", "Requests in flight."),
     Family("bmp_generation_tokens_total", "counter", "Output tokens received."),
@@ -125,7 +128,7 @@ class LlmMetrics:
     Values of a request wait in plain lists and go to the exporter together, once a second (`flush`)
     or when `FLUSH_REQUESTS` have gathered: sorting some hundreds at once costs a fraction of as many
     single observations. `listener` gets the same TTFTs and TPOTs, for a live view; `unsettled` says how many that count as in flight
-    have ended and only have no record yet.
+    have ended and only have no record yet; `targets` are the service levels by class, None without one.
     """
 
     def __init__(self, listener: Listener | None = None) -> None:
@@ -137,7 +140,8 @@ class LlmMetrics:
         self._waiting: dict[str, list[float]] = {name: [] for name in _HISTOGRAMS}
         self._ttft, self._tpot, self._e2e, self._late, self._prompt, self._output = (self._waiting[name] for name in _HISTOGRAMS)
         self._itl = Intervals(_PER_TOKEN_S)
-        self._ok = self._prompt_tokens = self._flushed_tokens = 0
+        self.targets: Mapping[str | None, SloMs] = {}
+        self._ok = self._good = self._prompt_tokens = self._flushed_tokens = 0
         self._fresh_failures: dict[str, int] = {}
         self._levels: dict[int, int] = {}
 
@@ -170,6 +174,7 @@ class LlmMetrics:
                 ends = self._itl.add(record.chunk_ns, record.tokens_per_chunk)
                 if ends is not None and start_ns is not None:
                     self._observe(start_ns, *ends, record.output_tokens)
+                    self._judge(record, start_ns, *ends)
         else:
             self._failed(record)
         if len(self._e2e) >= FLUSH_REQUESTS:
@@ -180,6 +185,11 @@ class LlmMetrics:
         self._e2e.append((last_ns - start_ns) / NS_PER_S)
         if output_tokens > 1:
             self._tpot.append((last_ns - first_ns) / (output_tokens - 1) / NS_PER_S)
+
+    def _judge(self, record: RequestRecord, start_ns: int, first_ns: int, last_ns: int) -> None:
+        targets = self.targets.get(record.class_name)
+        if targets is not None:
+            self._good += targets.met(first_ns - start_ns, tpot_ns(first_ns, last_ns, record.output_tokens), last_ns - start_ns)
 
     def _failed(self, record: RequestRecord) -> None:
         name = record.error_class or record.outcome
@@ -201,11 +211,12 @@ class LlmMetrics:
         for label, count in self._fresh_failures.items():
             export.count("bmp_request_failure_total", count, label)
         export.count("bmp_request_success_total", self._ok)
+        export.count("bmp_request_goodput_total", self._good)
         export.count("bmp_prompt_tokens_total", self._prompt_tokens)
         export.count("bmp_generation_tokens_total", self.output_tokens - self._flushed_tokens)
         export.set("bmp_requests_in_flight", self.level)
         self._fresh_failures.clear()
-        self._ok = self._prompt_tokens = 0
+        self._ok = self._good = self._prompt_tokens = 0
         self._flushed_tokens = self.output_tokens
 
     # -- summing over workers -----------------------------------------------------------

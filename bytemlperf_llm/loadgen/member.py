@@ -21,6 +21,7 @@ from bytemlperf.command.signals import stopping
 from bytemlperf.errors import EXIT_USAGE, UserError
 from bytemlperf.redaction import Redactor
 from bytemlperf_llm.live.metrics import LlmMetrics
+from bytemlperf_llm.live.targets import targets_of
 from bytemlperf_llm.loadgen.engine_start import engine_class, start_engine
 from bytemlperf_llm.loadgen.loops import loop_factory
 from bytemlperf_llm.loadgen.messages import Ended, FromMember, Go, MemberSpec, Ready, Refused, Seen, ToMember
@@ -99,6 +100,7 @@ class Member:
         """Start the engine, open schedule and log. Raises UserError."""
         spec, redactor = self._spec, Redactor()
         scenario = scenario_of({"config": {"scenario": spec.scenario, "scenario_folder": spec.scenario_folder}})
+        self._metrics.targets = targets_of(scenario)
         share = Share(spec.worker, spec.workers)
         engine = engine_class(spec.engine)()
         stack.push_async_callback(engine.close)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.units import NS_PER_MS
 
 DEFAULT_PERCENTILES = ("50", "90", "95", "99", "99.9")
 
@@ -27,6 +28,11 @@ class SloMs(msgspec.Struct, frozen=True, kw_only=True):
     def of_requests(self) -> SloMs:
         """Without that of whole sessions."""
         return SloMs(ttft=self.ttft, tpot=self.tpot, e2e=self.e2e)
+
+    def met(self, ttft_ns: int, tpot_ns: int | None, e2e_ns: int) -> bool:
+        """Whether a response met every target of requests; one token has no TPOT, and can't miss its target."""
+        pairs = ((self.ttft, ttft_ns), (self.tpot, tpot_ns), (self.e2e, e2e_ns))
+        return all(limit is None or ns is None or ns <= limit * NS_PER_MS for limit, ns in pairs)
 
 
 class SessionFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ from bytemlperf_llm.calibration.first import calibrate_first
 from bytemlperf_llm.launch.server import launched
 from bytemlperf_llm.live.in_order import UntilNarrow
 from bytemlperf_llm.live.metrics import LlmMetrics
+from bytemlperf_llm.live.targets import targets_of
 from bytemlperf_llm.live.view import LoadView
 from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.fleet import Fleet, log_name
@@ -229,6 +230,9 @@ class Bench:
         else:
             self._go_on(self._remainder, info, planned, workers)
         self._look_for_narrow()
+        self._metrics.targets = targets_of(resolved)
+        self._metrics.exporter.name_run(self._run.folder.name, self._run.run)
+        self._metrics.exporter.set("bmp_requests_planned", planned.requests or 0)
         return Ready(plan, schedule, planned.requests, workers, model, preflight.answer_tokenizer(scenario, model, info))
 
     def _look_for_narrow(self) -> None:

@@ -10,11 +10,12 @@ import msgspec
 
 from bytemlperf.checked import plain
 from bytemlperf_llm.calibration.cache import client_section
+from bytemlperf_llm.live.targets import slo_ms
 from bytemlperf_llm.loadgen.engine_start import engine_class
 from bytemlperf_llm.loadgen.probe import ProbeResult
-from bytemlperf_llm.metrics.facts import ClassFacts, RunFacts, SessionFacts, SloMs
+from bytemlperf_llm.metrics.facts import ClassFacts, RunFacts, SessionFacts
 from bytemlperf_llm.plan.plan import Plan, roles_of
-from bytemlperf_llm.plan.scenario import Scenario, Slo, folder_of, scenario_of, seed_of
+from bytemlperf_llm.plan.scenario import Scenario, folder_of, scenario_of, seed_of
 from bytemlperf_llm.run.limits import limits_of
 from bytemlperf_llm.run.rebuild import AS_IS, CacheBefore
 from bytemlperf_llm.workload.schedule import Schedule, ScheduleFacts
@@ -82,18 +83,14 @@ def facts_of(scenario: Scenario, scheduled_requests: int | None, engine_options:
         requested_rate=None if sessions else rate,
         scheduled_requests=scheduled_requests,
         max_concurrency=None if sessions and arrival.process == "closed" else arrival.max_concurrency,
-        slo_ms=_slo_ms(scenario.slo),
+        slo_ms=slo_ms(scenario.slo),
         ignore_eos=scenario.sampling.ignore_eos,
         sessions=SessionFacts(answers=sessions.answers, requested_rate=rate) if sessions else None,
         classes=tuple(
-            ClassFacts(name=name, share=keys.share, slo_ms=_slo_ms(keys.slo or scenario.slo)) for name, keys in scenario.classes.items()
+            ClassFacts(name=name, share=keys.share, slo_ms=slo_ms(keys.slo or scenario.slo)) for name, keys in scenario.classes.items()
         ),
         roles=roles_of(engine_options),
     )
-
-
-def _slo_ms(slo: Slo) -> SloMs:
-    return SloMs(ttft=slo.ttft_ms, tpot=slo.tpot_ms, e2e=slo.e2e_ms, session=slo.session_ms)
 
 
 def finish_facts(run: dict[str, Any], issued: int, loop_utilisation: float) -> None:

@@ -53,10 +53,23 @@ def level(gauge: str) -> str:
     return f"sum({gauge}{{{PICK}}})"
 
 
-BUCKETS = "From buckets: exact to the bucket that the quantile falls into. Exact percentiles are in the run's report."
+BUCKETS = "From buckets: TTFT, TPOT, ITL and E2E within 10 %. Exact percentiles are in the run's report."
 
 ROWS: dict[str, tuple[Panel, ...]] = {
     "LLM serving": (
+        Panel(
+            "Completed",
+            "percentunit",
+            (
+                Query(
+                    f"({level('bmp_request_success_total')} + {level('bmp_request_failure_total')}) / {level('bmp_requests_planned')}",
+                    "completed",
+                ),
+            ),
+            "Share of the planned requests that have ended.",
+            "stat",
+            4,
+        ),
         Panel("Requests in flight", "short", (Query(level("bmp_requests_in_flight"), "in flight"),), "Sent and not ended.", "stat", 4),
         Panel(
             "Failures",
@@ -74,8 +87,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Requests",
             "reqps",
-            (Query(rate("bmp_request_success_total"), "ok"), Query(rate("bmp_request_failure_total", "error_class"), "{{error_class}}")),
-            "Ended requests a second, failures by class.",
+            (
+                Query(rate("bmp_request_success_total"), "ok"),
+                Query(rate("bmp_request_goodput_total"), "within SLO"),
+                Query(rate("bmp_request_failure_total", "error_class"), "{{error_class}}"),
+            ),
+            "Ended requests a second, those within their service levels, failures by class.",
         ),
         Panel(
             "Tokens",

@@ -137,6 +137,23 @@ def test_histogram_quantile_is_within_the_bucket_of_the_exact_percentile(scraped
     assert low <= estimate <= high
 
 
+def test_quantiles_of_tpot_are_within_ten_per_cent(scraped: Scraped):
+    at, count = scraped.last_scrape()
+    kept = list(islice(scraped.records, count))
+    tpot_s = sorted((record.chunk_ns[-1] - record.chunk_ns[0]) / (record.output_tokens - 1) / NS_PER_S for record in kept)
+    for quantile in (0.5, 0.9, 0.99):
+        estimate = scraped.prometheus.value(f"histogram_quantile({quantile}, bmp_time_per_output_token_seconds_bucket)", at)
+        assert estimate == pytest.approx(tpot_s[math.ceil(quantile * count) - 1], rel=0.1)
+
+
+def test_the_run_is_named_and_its_plan_and_goodput_are_there(scraped: Scraped):
+    at, count = scraped.last_scrape()
+    ((series),) = scraped.prometheus.query("bmp_run_info", at)
+    assert (series["metric"]["kind"], series["metric"]["engine"], series["value"][1]) == ("llm", "reference", "1")
+    assert scraped.prometheus.value("bmp_requests_planned", at) == 100_000
+    assert scraped.prometheus.value("bmp_request_goodput_total", at) == pytest.approx(count, abs=FLUSH_REQUESTS)
+
+
 def test_buckets_count_what_the_records_say(scraped: Scraped):
     at, count = scraped.last_scrape()
     ttft_s = [(record.chunk_ns[0] - record.planned_ns) / NS_PER_S for record in islice(scraped.records, count)]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
 
 import numpy as np
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bytemlperf.export.prometheus import IN_BUCKETS
-from bytemlperf_llm.live.metrics import LlmMetrics
+from bytemlperf_llm.live.metrics import FAMILIES, LlmMetrics
 from bytemlperf_llm.metrics.accumulator import Accumulator
+from bytemlperf_llm.metrics.facts import SloMs
 from bytemlperf_llm.record.record import RequestRecord
 
 MS = 1_000_000
@@ -77,3 +81,46 @@ def test_histograms_say_that_they_are_buckets():
     assert len(histograms) >= 5
     assert all(family.documentation.endswith(IN_BUCKETS) for family in histograms)
     assert not any(IN_BUCKETS in family.documentation for family in families if family.type != "histogram")
+
+
+def estimate(bounds: tuple[float, ...], values: list[float], quantile: float) -> float:
+    """`histogram_quantile` as Prometheus computes it: the bucket of the rank, and linearly between its bounds."""
+    rank, below, low = quantile * len(values), 0, 0.0
+    for bound in bounds:
+        inside = sum(low < value <= bound for value in values)
+        if below + inside >= rank:
+            return low + (bound - low) * (rank - below) / inside
+        below, low = below + inside, bound
+    return low
+
+
+@pytest.mark.parametrize(("family", "first_s", "last_s"), [("time_per_output_token", 0.001, 1), ("time_to_first_token", 0.001, 10)])
+def test_quantiles_from_buckets_are_within_ten_per_cent(family: str, first_s: float, last_s: float):
+    bounds = next(each.buckets for each in FAMILIES if each.name == f"bmp_{family}_seconds")
+    rng = random.Random(1)
+    for step in range(300):
+        exact = first_s * (last_s / first_s) ** (step / 299)
+        for values in ([exact], [exact * rng.uniform(0.7, 1.3) for _ in range(100)] + [exact]):
+            for quantile in (0.5, 0.9, 0.95, 0.99):
+                true = sorted(values)[math.ceil(quantile * len(values)) - 1]
+                if first_s < true < last_s:
+                    assert estimate(bounds, values, quantile) == pytest.approx(true, rel=0.1)
+
+
+def test_the_run_is_named_and_good_requests_are_counted():
+    metrics = LlmMetrics()
+    metrics.targets = {None: SloMs(ttft=50, tpot=20)}
+    for first_ms in (10, 60):
+        metrics.started()
+        stamps = [first_ms * MS, (first_ms + 15) * MS]
+        ok = {"chunk_ns": stamps, "tokens_per_chunk": [1, 1], "end_ns": stamps[-1], "outcome": "ok", "output_tokens": 2}
+        metrics.ended(RequestRecord(id="r", index=0, planned_ns=0, sent_ns=0, **ok))
+    metrics.exporter.name_run("20300101-llm", {"kind": "llm", "label": "chat", "engine": {"name": "openai", "model": "m"}})
+    assert scrape(metrics)["bmp_request_goodput_total"][""] == 1
+    text = metrics.exporter.text().decode()
+    assert 'bmp_run_info{engine="openai",kind="llm",label="chat",model="m",run="20300101-llm"} 1.0' in text
+
+
+def test_a_class_that_no_request_failed_with_has_no_series():
+    text = LlmMetrics().exporter.text().decode()
+    assert re.findall("^bmp_request_failure_total.*", text, re.MULTILINE) == ['bmp_request_failure_total{error_class="other"} 0.0']
