@@ -7,7 +7,8 @@ a request: the network, its HTTP front end before its clock starts, and the clie
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import median
+from itertools import pairwise
+from statistics import fmean, median
 from typing import Any
 
 import msgspec
@@ -47,24 +48,34 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 class NetworkPart(msgspec.Struct, frozen=True, kw_only=True):
     """`network` of summary.json: how long `connections` took to open before and after the measured part, in milliseconds: one round trip
-    and the kernels' work. `ttft_share` is the median's share of the median TTFT from sent, which takes at least one round trip too."""
+    and the kernels' work. `jitter_ms` is the mean difference of one to the next, signs left out (RFC 3393); `ttft_share` is the median's
+    share of the median TTFT from sent, which takes at least one round trip too."""
 
     connections: int
     min_ms: float
     median_ms: float
     max_ms: float
+    jitter_ms: float | None
     ttft_share: float | None
 
 
 def network_of(run: Mapping[str, Any], summary: Mapping[str, Any]) -> NetworkPart | None:
     """From run.json and the run's summary; None where no server is reached directly. Raises msgspec.ValidationError."""
-    took_ms = sorted(took_ns / NS_PER_MS for took_ns in msgspec.convert(run.get("connect_ns") or [], list[int]))
-    if not took_ms:
+    in_order = [took_ns / NS_PER_MS for took_ns in msgspec.convert(run.get("connect_ns") or [], list[int])]
+    if not in_order:
         return None
+    took_ms, steps_ms = sorted(in_order), [abs(after - before) for before, after in pairwise(in_order)]
     middle_ms = median(took_ms)
     ttft_ns = summary["metrics"].get("service_ttft", {}).get("percentiles", {}).get("50")
     share = middle_ms * NS_PER_MS / ttft_ns if isinstance(ttft_ns, int) and ttft_ns else None
-    return NetworkPart(connections=len(took_ms), min_ms=took_ms[0], median_ms=middle_ms, max_ms=took_ms[-1], ttft_share=share)
+    return NetworkPart(
+        connections=len(took_ms),
+        min_ms=took_ms[0],
+        median_ms=middle_ms,
+        max_ms=took_ms[-1],
+        jitter_ms=fmean(steps_ms) if steps_ms else None,
+        ttft_share=share,
+    )
 
 
 def network_warnings(network: NetworkPart | None) -> list[str]:

@@ -60,7 +60,9 @@ def energy_sections(summary: dict[str, Any]) -> list[Text]:
 def _way(network: dict[str, Any]) -> str:
     share = "" if network["ttft_share"] is None else f": at least {network['ttft_share']:.1%} of the median TTFT"
     spread = f"{number(network['min_ms'])} – {number(network['max_ms'])}"
-    return f"network: a connection opened in {number(network['median_ms'])} ms ({spread}, {network['connections']} before and after){share}"
+    jitter = "" if network["jitter_ms"] is None else f", jitter {number(network['jitter_ms'])} ms"
+    tries = f"{spread}{jitter}, {network['connections']} before and after"
+    return f"network: a connection opened in {number(network['median_ms'])} ms ({tries}){share}"
 
 
 def _rows(name: str, latency: dict[str, Any], network: dict[str, Any] | None) -> list[list[str | float | int | None]]:

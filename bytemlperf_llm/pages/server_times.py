@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bytemlperf.report.text import number
+from bytemlperf.report.text import counted, number
 from bytemlperf.runs.kinds import Table, Text
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.pages.server import GROUP, LABELS, ORDER
@@ -22,6 +22,7 @@ def server_time_sections(summary: dict[str, Any]) -> list[Table | Text]:
     """A row for each duration, and what of them was left out; nothing where the server says nothing."""
     times, spans = summary.get("server_times"), summary.get("spans")
     clocks = [Text(body=_clocks(spans), detail=True, group=GROUP)] if spans and spans["requests"] else []
+    clocks += [Text(body=_queue(summary), detail=True, group=GROUP)] if summary.get("queue_estimate") else []
     if not times:
         return [*clocks]
     rows = [_row(name, times) for name in sorted(times["durations"], key=_place)]
@@ -40,6 +41,21 @@ def _clocks(spans: dict[str, Any]) -> str:
         return f"{joined}{strange}; its clock could not be set against this one"
     low, high = (number(bound / NS_PER_MS) for bound in spans["offset_ns"])
     return f"{joined}{strange}; its clock is ahead by {low} to {high} ms, taken as {number(spans['taken_ns'] / NS_PER_MS)}"
+
+
+def _queue(summary: dict[str, Any]) -> str:
+    """The estimate beside what measured queue times there are."""
+    estimate, server = summary["queue_estimate"], summary.get("server") or {"latencies": {}}
+    low, high = (number(bound) for bound in estimate["ci95_ms"])
+    known = {"its histogram": server["latencies"].get("queue", {}).get("mean_ms")}
+    if stage := summary["metrics"].get("stage_queue"):
+        known["its stamps of each request"] = stage["mean"] / NS_PER_MS
+    measured = "".join(f"; by {source} {number(mean_ms)} ms" for source, mean_ms in known.items() if mean_ms is not None)
+    waiting = f"{number(estimate['mean_waiting'])} requests waiting on average in {counted(estimate['samples'], 'sample')}"
+    return (
+        f"engine queue, estimated by Little's law: {number(estimate['mean_ms'])} ms a request on average (95 %: {low} – {high}), from "
+        f"{waiting}{measured}"
+    )
 
 
 def _row(name: str, times: dict[str, Any]) -> list[str | float | int | None]:

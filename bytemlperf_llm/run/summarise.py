@@ -22,6 +22,7 @@ from bytemlperf_llm.metrics.counted import counted_of
 from bytemlperf_llm.metrics.energy import energy_of
 from bytemlperf_llm.metrics.facts import facts_from
 from bytemlperf_llm.metrics.prefix import PrefixFacts, prefix_of, prefix_warnings, server_counts
+from bytemlperf_llm.metrics.queue_estimate import queue_estimate_of
 from bytemlperf_llm.metrics.recount import read_recount
 from bytemlperf_llm.metrics.server import network_of, network_warnings, server_of
 from bytemlperf_llm.metrics.speculation import speculation_of
@@ -30,7 +31,7 @@ from bytemlperf_llm.metrics.until import last_look, parse_until
 from bytemlperf_llm.mlperf.loadgen import loadgen_result
 from bytemlperf_llm.mlperf.samples import samples_of
 from bytemlperf_llm.plan.scenario import scenario_of
-from bytemlperf_llm.record.gauges import read_gauges
+from bytemlperf_llm.record.gauges import Sample, read_gauges
 from bytemlperf_llm.record.record import RequestRecord
 from bytemlperf_llm.run.network import MEANWHILE
 from bytemlperf_llm.run.rebuild import AS_IS, cache_of
@@ -55,13 +56,16 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     summary.warnings += prefix_warnings(summary.prefix, before.state)
     found: dict[str, Any] = msgspec.to_builtins(summary)
     network, spans = network_of(run, found), span_facts_of(run)
+    samples = read_gauges(records.folder).samples if isinstance(records, RunRecords) else []
+    server = server_of(run, found)
     beside = {
-        "server": server_of(run, found),
+        "server": server,
+        "queue_estimate": queue_estimate_of(acc, samples, 0 if server is None else server.other_requests),
         "network": network,
         "spans": spans,
         "bound": bound_of(run, found),
         "energy": energy_of(run, found),
-        "causes": _causes(records, acc, facts.max_concurrency, run.get(MEANWHILE)),
+        "causes": _causes(samples, acc, facts.max_concurrency, run.get(MEANWHILE)),
     }
     for name, part_of_it in beside.items():
         if part_of_it is not None:
@@ -70,14 +74,13 @@ def summarise(run: dict[str, Any], records: Iterable[RequestRecord]) -> dict[str
     if until := part(run, "config", "until"):
         found["until"] = _until(until, acc)
     if part(run, "config", "scenario").get("mlperf") is not None:
-        samples, slo_ms = once(records, samples_of), facts.slo_ms
-        found["mlperf"] = msgspec.to_builtins(loadgen_result(scenario_of(run), samples, summary.scheduled, slo_ms))
+        loadgen = loadgen_result(scenario_of(run), once(records, samples_of), summary.scheduled, facts.slo_ms)
+        found["mlperf"] = msgspec.to_builtins(loadgen)
     return found
 
 
-def _causes(records: Iterable[RequestRecord], acc: Accumulator, cap: int | None, connects: object) -> Causes | None:
+def _causes(samples: list[Sample], acc: Accumulator, cap: int | None, connects: object) -> Causes | None:
     """Of records and, where the run kept them, the server's gauges and the connections opened meanwhile."""
-    samples = read_gauges(records.folder).samples if isinstance(records, RunRecords) else []
     return causes_of(evidence_of(acc, cap, samples, msgspec.convert(connects or [], list[tuple[int, int]])))
 
 

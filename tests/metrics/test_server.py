@@ -89,7 +89,7 @@ def test_the_page_has_a_row_for_each_with_what_others_sent():
     assert table.rows[0] == ["TTFT", 11, 300.0, "100 – 500", "above 500", 305.0, 5.0]
     assert table.rows[1][0] == "prefill queue"
     assert "2 requests of others" in table.note
-    network = {"ttft_share": 0.001, "min_ms": 0.1, "median_ms": 0.5, "max_ms": 0.9, "connections": 16}
+    network = {"ttft_share": 0.001, "min_ms": 0.1, "median_ms": 0.5, "max_ms": 0.9, "jitter_ms": 0.2, "connections": 16}
     table = server_sections({"network": network, "server": {"latencies": {"ttft": latency}, "other_requests": 0, "missing": ["oh"]}})[0]
     assert [(row[0], row[-1]) for row in table.rows[1:]] == [
         ("gap: network", 0.5),
@@ -107,6 +107,7 @@ def test_the_network_has_a_share_of_a_small_ttft_and_is_said_where_it_is_large()
     near = network_of({"connect_ns": [100_000, 50_000, 200_000]}, summary)
     assert near is not None
     assert (near.connections, near.min_ms, near.median_ms, near.max_ms, near.ttft_share) == (3, 0.05, 0.1, 0.2, 0.01)
+    assert near.jitter_ms == pytest.approx(0.1)
     assert network_warnings(near) == []
     far = network_of({"connect_ns": [4_000_000] * 16}, summary)
     assert "at least 40% of the median TTFT is the network" in network_warnings(far)[0]
