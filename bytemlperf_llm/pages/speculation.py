@@ -14,6 +14,7 @@ from bytemlperf_llm.pages.relation import against
 from bytemlperf_llm.pages.timeline import tokens_in
 
 GROUP = "Speculative decoding"
+LEAST_STEPS = 5  # of a stretch of time that is drawn
 NOTE = (
     "A step is a burst of tokens of one stream. Acceptance length: 1 + accepted / drafts; rate: accepted / drafted, by the engine over "
     "the measured part, other traffic included. A server or proxy that bundles tokens looks like speculation in the streams alone."
@@ -90,7 +91,7 @@ def _over_time(found: dict[str, Any], columns: RunColumns) -> Plot:
     tokens, steps = tokens_in(columns, edges, first=False), numpy.zeros(len(edges) - 1)
     for stamps, _, weights in columns.token_blocks(columns.acc.inter_chunk):
         steps += numpy.histogram(stamps, edges, weights=weights)[0]
-    shown = steps > 0
+    shown = steps >= LEAST_STEPS
     middle = ((edges[:-1] + edges[1:]) / 2)[shown]
     data = [line("tokens a step", middle, tokens[shown] / steps[shown], "%{y:.3~g} tokens at %{x:.1f} s", width=1.6, color="@0")]
     layout = axes("seconds from the first request due", "tokens a step")
