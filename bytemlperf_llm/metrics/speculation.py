@@ -13,6 +13,7 @@ from itertools import count, takewhile
 import msgspec
 
 from bytemlperf.statistics.columns import Column, total_of
+from bytemlperf.statistics.statistics import Interval, mean_interval
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.counted import total
 from bytemlperf_llm.metrics.facts import RunFacts
@@ -34,14 +35,21 @@ class Drafts(msgspec.Struct, frozen=True, kw_only=True):
     acceptance_at: list[float]
 
 
+class TokensPerStep(msgspec.Struct, frozen=True, kw_only=True):
+    """All tokens over all steps, and the 95 % interval of that ratio over requests."""
+
+    mean: float
+    ci95: Interval
+
+
 class Speculation(msgspec.Struct, frozen=True, kw_only=True):
     """`tokens_per_step` of all `steps` of answers, and of each class of requests. `step_sizes`: steps by their number of tokens, the
     largest with all beyond it. `accepted_per_answer`: draft tokens by usage, where it tells."""
 
     steps: int
-    tokens_per_step: float | None
+    tokens_per_step: TokensPerStep | None
     step_sizes: dict[str, int]
-    by_class: dict[str, float]
+    by_class: dict[str, TokensPerStep]
     accepted_per_answer: float | None
     drafts: Drafts | None
 
@@ -51,7 +59,7 @@ def speculation_of(acc: Accumulator, facts: RunFacts, counted: Counted) -> Specu
     step."""
     drafts, accepted = drafts_of(counted), acc.tokens.tokens.accepted_draft_tokens
     per_step = _tokens_per_step(acc, acc.rows("ok"))
-    if drafts is None and not accepted and (per_step or 0.0) < SEVERAL:
+    if drafts is None and not accepted and (per_step is None or per_step.mean < SEVERAL):
         return None
     parts = {each.name: acc.part("class_name", each.name) for each in facts.classes}
     by_class = {name: _tokens_per_step(part, part.rows("ok")) for name, part in parts.items()}
@@ -82,7 +90,8 @@ def drafts_of(counted: Counted) -> Drafts | None:
     )
 
 
-def _tokens_per_step(acc: Accumulator, rows: Column) -> float | None:
+def _tokens_per_step(acc: Accumulator, rows: Column) -> TokensPerStep | None:
     """None where no stream has a second step."""
-    steps = total_of(acc.columns["silences"][rows])
-    return total_of(acc.columns["step_tokens"][rows]) / steps if steps else None
+    rows = rows[acc.columns["silences"][rows] > 0]
+    tokens, steps = acc.columns["step_tokens"][rows], acc.columns["silences"][rows]
+    return TokensPerStep(mean=total_of(tokens) / total_of(steps), ci95=mean_interval(tokens, steps)) if len(rows) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bytemlperf.lazy import numpy
-from bytemlperf.report.blocks import axes, bars, line
+from bytemlperf.report.blocks import axes, bars, figure_of, line
 from bytemlperf.report.text import number
 from bytemlperf.report.thin import time_edges
 from bytemlperf.runs.kinds import Figure, Plot, Section, Table
@@ -27,9 +27,11 @@ def speculation_rows(summary: dict[str, Any]) -> list[list[str]]:
     if not found:
         return []
     rows = []
-    if found["tokens_per_step"] is not None:
-        classes = ", ".join(f"{name} {value:.2f}" for name, value in found["by_class"].items())
-        rows.append(["tokens a step, in the streams", f"{found['tokens_per_step']:.2f}{f' ({classes})' if classes else ''}"])
+    if per_step := found["tokens_per_step"]:
+        bounds = per_step["ci95"]
+        between = "" if isinstance(bounds, str) else f" ({' – '.join(f'{bound:.2f}' for bound in bounds)})"
+        classes = ", ".join(f"{name} {of_class['mean']:.2f}" for name, of_class in found["by_class"].items())
+        rows.append(["tokens a step, in the streams", f"{per_step['mean']:.2f}{between}{f'; {classes}' if classes else ''}"])
     if drafts := found["drafts"]:
         length = "" if drafts["acceptance_length"] is None else f"length {drafts['acceptance_length']:.2f}, "
         counts = f"{drafts['accepted_tokens']:,} of {drafts['draft_tokens']:,} draft tokens"
@@ -63,18 +65,32 @@ def speculation_sections(summary: dict[str, Any], columns: RunColumns) -> list[S
 def speculation_figures(key: str, summary: dict[str, Any]) -> list[Figure]:
     """Tokens a step and acceptance, where a step brings several."""
     found = summary.get("speculation") or {}
-    drafts = found.get("drafts") or {}
-    values = {
+    means = {
         "tokens a step": found.get("tokens_per_step"),
-        **{f"{name} a step": value for name, value in found.get("by_class", {}).items()},
+        **{f"{name} tokens a step": each for name, each in found.get("by_class", {}).items()},
     }
-    values["acceptance length"], rate = drafts.get("acceptance_length"), drafts.get("acceptance_rate")
-    figures = [
-        Figure(key=key, metric=name, label=name, unit="tokens", value=value, better="higher") for name, value in values.items() if value
+    drafts = found.get("drafts") or {}
+    counted = (("acceptance length", "tokens", 1), ("acceptance rate", "%", 100))
+    return [
+        *(
+            figure_of(
+                {"count": None, **mean, "ci95": {"mean": mean["ci95"]}},
+                "mean",
+                key=key,
+                metric=name,
+                label=name,
+                unit="tokens",
+                better="higher",
+            )
+            for name, mean in means.items()
+            if mean
+        ),
+        *(
+            Figure(key=key, metric=name, label=name, unit=unit, value=scale * value, better="higher")
+            for name, unit, scale in counted
+            if (value := drafts.get(name.replace(" ", "_"))) is not None
+        ),
     ]
-    if rate is None:
-        return figures
-    return [*figures, Figure(key=key, metric="acceptance rate", label="acceptance rate", unit="%", value=100 * rate, better="higher")]
 
 
 def _sizes(found: dict[str, Any]) -> Plot:
@@ -95,5 +111,5 @@ def _over_time(found: dict[str, Any], columns: RunColumns) -> Plot:
     middle = ((edges[:-1] + edges[1:]) / 2)[shown]
     data = [line("tokens a step", middle, tokens[shown] / steps[shown], "%{y:.3~g} tokens at %{x:.1f} s", width=1.6, color="@0")]
     layout = axes("seconds from the first request due", "tokens a step")
-    alt = f"tokens a step over the run, {found['tokens_per_step']:.2f} in all"
+    alt = f"tokens a step over the run, {found['tokens_per_step']['mean']:.2f} in all"
     return Plot(title="Tokens a step over time", data=data, layout=layout, alt=alt, half=True, group=GROUP)

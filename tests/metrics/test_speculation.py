@@ -11,7 +11,7 @@ import pytest
 
 from bytemlperf_llm.metrics.accumulator import MAX_STEP_TOKENS, Accumulator
 from bytemlperf_llm.metrics.facts import ClassFacts, RunFacts, SloMs
-from bytemlperf_llm.metrics.speculation import Drafts, drafts_of, speculation_of
+from bytemlperf_llm.metrics.speculation import Drafts, TokensPerStep, drafts_of, speculation_of
 from bytemlperf_llm.pages.columns import RunColumns
 from bytemlperf_llm.pages.speculation import speculation_figures, speculation_rows, speculation_sections
 from engines.contract import Counted
@@ -41,7 +41,11 @@ def test_tokens_a_step_are_those_that_were_planted():
     records = [drafted(index, [1, 1, 2, 4]) for index in range(10)]
     found = speculation_of(Accumulator().add_all(records), FACTS, Counted())
     assert found is not None
-    assert (found.steps, found.tokens_per_step, found.step_sizes) == (40, 2.0, {"1": 20, "2": 10, "4": 10})
+    assert (found.steps, found.tokens_per_step, found.step_sizes) == (
+        40,
+        TokensPerStep(mean=2.0, ci95=(2.0, 2.0)),
+        {"1": 20, "2": 10, "4": 10},
+    )
     assert (found.drafts, found.accepted_per_answer, found.by_class) == (None, None, {})
 
 
@@ -51,7 +55,8 @@ def test_a_step_in_several_reads_is_one_and_large_ones_are_counted_together():
     found = speculation_of(Accumulator().add_all([answered(0, 0, 0, stamps), drafted(1, [1_000])]), FACTS, Counted())
     assert found is not None
     assert found.step_sizes == {"3": 10, str(MAX_STEP_TOKENS): 1}
-    assert found.tokens_per_step == pytest.approx((30 + 1_000) / 11), "none of the thousand is lost in the mean"
+    assert found.tokens_per_step is not None
+    assert found.tokens_per_step.mean == pytest.approx((30 + 1_000) / 11), "none of the thousand is lost in the mean"
 
 
 def test_each_class_has_its_own_tokens_a_step():
@@ -61,9 +66,9 @@ def test_each_class_has_its_own_tokens_a_step():
     prose = [drafted(index, [1] * 19 + [2], class_name="prose") for index in range(10, 20)]
     found = speculation_of(Accumulator().add_all([*code, *prose]), facts, Counted())
     assert found is not None
-    assert found.by_class == {"code": 4.0, "prose": 1.05}
+    assert {name: each.mean for name, each in found.by_class.items()} == {"code": 4.0, "prose": 1.05}
     figures = {figure.metric: figure.value for figure in speculation_figures("k", {"speculation": msgspec.to_builtins(found)})}
-    assert figures == {"tokens a step": 2.525, "code a step": 4.0, "prose a step": 1.05}
+    assert figures == {"tokens a step": 2.525, "code tokens a step": 4.0, "prose tokens a step": 1.05}
 
 
 def test_acceptance_is_what_the_engine_counted():
@@ -82,7 +87,7 @@ def test_acceptance_is_what_the_engine_counted():
 def test_drafts_that_are_never_accepted_are_told():
     found = speculation_of(Accumulator().add_all([drafted(0, [1] * 9)]), FACTS, Counted(counts=COUNTED.counts | {"accepted_tokens": 0.0}))
     assert found is not None
-    assert (found.tokens_per_step, found.drafts and found.drafts.acceptance_length) == (1.0, 1.0)
+    assert (found.tokens_per_step and found.tokens_per_step.mean, found.drafts and found.drafts.acceptance_length) == (1.0, 1.0)
 
 
 def test_usage_alone_tells_of_accepted_tokens():
@@ -104,11 +109,14 @@ def test_the_page_shows_sizes_time_and_tpot_against_them():
     acc = Accumulator().add_all(run_of())
     found = speculation_of(acc, FACTS, COUNTED)
     assert found is not None
+    assert found.tokens_per_step is not None
+    low, high = found.tokens_per_step.ci95
+    assert 1.7 < low < 2.0 < high < 2.3, "two tokens are what the draws bring on average"
     table, sizes, over_time, relation = speculation_sections({"speculation": msgspec.to_builtins(found)}, RunColumns(acc, FACTS))
     cells = {row[0]: row[1] for row in table.rows}
     assert cells["acceptance, by the engine"] == "length 2.50, rate 50.0% (600 of 1,200 draft tokens)"
     assert (cells["accepted at place 1"], cells["accepted at place 3"]) == ("80.0%", "20.0%")
     assert dict(zip(sizes.data[0]["x"], sizes.data[0]["y"], strict=True)) == pytest.approx({1: 50, 2: 25, 4: 25}, abs=4)
-    assert np.allclose(over_time.data[0]["y"], found.tokens_per_step, atol=0.6)
+    assert np.allclose(over_time.data[0]["y"], found.tokens_per_step.mean, atol=0.6)
     dots = relation.data[0]
     assert np.allclose(dots["y"] * dots["x"], STEP_MS), "a step takes 20 ms, whatever it brings"
