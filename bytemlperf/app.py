@@ -25,7 +25,7 @@ OWN = {
     "runs": ("bytemlperf.catalogue.cli:app", "List, filter, tag and export the runs of a directory."),
     "report": ("bytemlperf.report.command:report", "Write a run's report: one file to read or send."),
     "compare": ("bytemlperf.compare.command:compare", "Compare runs, with intervals of the differences."),
-    "watch": ("bytemlperf.report.command:watch", "Show a run in the browser while it goes on."),
+    "watch": ("bytemlperf.report.command:watch", "Show a run in progress in the browser."),
     "export": ("bytemlperf_llm.cli:export_run", "Write a run in other tools' formats."),
     "summarize": ("bytemlperf.runs.command:summarize", "Recompute a run's summary from its records."),
     "verify": ("bytemlperf.runs.command:verify", "Check that a run is unchanged."),

@@ -248,12 +248,12 @@ def trace_describe(
     describe_trace(file, flags)
 
 
-@audit_app.command("cache", cls=VllmCommand, short_help="Find out whether prompts or answers are cached.")
+@audit_app.command("cache", cls=VllmCommand, short_help="Find out whether prompts or responses are cached.")
 @with_flags
 def audit_cache(flags: Annotated[Flags, only(*AUDIT_FLAGS)]) -> None:
     """Send a prompt again and again between prompts that were never sent, after MLPerf's caching test: more than 10 % faster is caching.
 
-    The verdict is "no caching seen", "prefix cache" or "answers are cached". Exit status: 0 no caching seen, 1 caching, 2 bad input.
+    The verdict is "no caching seen", "prefix cache" or "responses are cached". Exit status: 0 no caching seen, 1 caching, 2 bad input.
     """
     from bytemlperf_llm.doctor.caching import audit_cache as audit
 

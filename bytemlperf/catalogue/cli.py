@@ -9,6 +9,7 @@ import typer
 
 from bytemlperf.catalogue.flags import Selection
 from bytemlperf.command.flags import Argument, Option, RunFolder, only, with_flags
+from bytemlperf.report.text import counted
 
 app = typer.Typer(help="List, filter, tag and export the runs of a directory.", pretty_exceptions_enable=False, add_completion=False)
 
@@ -46,7 +47,7 @@ def export(
         folders = {row[0] for row in rows}
         rows = [row for row in figure_rows if row[0] in folders]
     write_rows(out, columns, rows)
-    print(f"{out}: {len(rows)} rows")
+    print(f"{out}: {counted(len(rows), 'row')}")
 
 
 @app.command()
@@ -83,4 +84,4 @@ def index(selected: _RunsDir, rebuild: Annotated[bool, Option("Rebuild it from t
 
     with Catalogue(selected.runs_dir, rebuild=rebuild) as catalogue:
         done = catalogue.update()
-    print(f"{done.read} runs read, {done.kept} unchanged, {done.removed} gone" + (f"; {done.note}" if done.note else ""))
+    print(f"{counted(done.read, 'run')} read, {done.kept} unchanged, {done.removed} gone" + (f"; {done.note}" if done.note else ""))

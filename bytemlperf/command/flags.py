@@ -420,7 +420,7 @@ class RunOutput(Options, panel="Output"):
     runs_dir: Annotated[Path, Option("Directory for run folders.")] = RUNS_DIR
     label: Annotated[str | None, Option("Name of the run.")] = None
     perfetto: Annotated[bool, Option("Also write timeline.perfetto-trace, for ui.perfetto.dev.")] = False
-    fail_if: Annotated[tuple[str, ...], Option("Fail (exit 1) if a figure says so: 'ttft p95 > 500'; repeatable.")] = ()
+    fail_if: Annotated[tuple[str, ...], Option("Fail (exit 1) if: 'ttft p95 > 500'; repeatable.")] = ()
     quiet: Quiet = False
     json: Json = False
 
@@ -445,7 +445,7 @@ class MetricsOutput(Options, panel="Live metrics"):
     push_gateway: Annotated[str | None, Option("Push metrics to the Pushgateway at this address.")] = None
     otlp: Annotated[str | None, Option("Send metrics by OTLP/HTTP to this address.")] = None
     push_interval_s: Annotated[float, Option("Seconds between pushes.", least=1)] = 5.0
-    dashboard: Annotated[bool, Option("Show the run's report on a page on loopback while it goes on.")] = False
+    dashboard: Annotated[bool, Option("Show the run's report live on a page on loopback.")] = False
     dashboard_port: Annotated[int | None, Option("Port of that page; implies --dashboard. Default: any free one.", least=0, most=65535)] = (
         None
     )

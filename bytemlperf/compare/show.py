@@ -134,7 +134,7 @@ def overall_table(comparison: Comparison) -> Table | None:
         rows = [row for row in comparison.rows if row.metric == metric]
         means = [geometric_mean(rows, place) for place in others(comparison)]
         if len(rows) > 1 and any(mean is not None for mean in means):
-            body.append([metric, *(None if mean is None else f"{percent(mean[0])}\n{mean[1]} cases" for mean in means)])
+            body.append([metric, *(None if mean is None else f"{percent(mean[0])}\n{counted(mean[1], 'case')}" for mean in means)])
     if not body:
         return None
     columns = ["metric", *(comparison.names[place] for place in others(comparison))]

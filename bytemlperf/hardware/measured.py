@@ -16,6 +16,7 @@ from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards as api
 from bytemlperf.hardware.card import Card
 from bytemlperf.hardware.compare import PER_CURRENCY
+from bytemlperf.report.text import counted
 from bytemlperf.runs.folder import part
 
 REMOTE = "remote"
@@ -124,7 +125,7 @@ def described(hardware: dict[str, Any]) -> str:
     if not cpu.get("model"):
         return "unknown"
     cores = cpu.get("usable_cores") or cpu.get("logical_cores")
-    return f"{cpu['model']}, {cores} cores" if cores else str(cpu["model"])
+    return f"{cpu['model']}, {counted(cores, 'core')}" if cores else str(cpu["model"])
 
 
 def parse_device(text: str, known: Mapping[str, Card]) -> Stated:

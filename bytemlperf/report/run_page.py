@@ -12,7 +12,7 @@ import msgspec
 from bytemlperf.hardware.measured import device_text, is_remote
 from bytemlperf.report.gather import RunView
 from bytemlperf.report.page import Page, Tile
-from bytemlperf.report.text import UNAVAILABLE, flattened, interval, number, unit
+from bytemlperf.report.text import UNAVAILABLE, counted, flattened, interval, number, unit
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, Section, Table, Text
 from bytemlperf.version import __version__
@@ -106,7 +106,7 @@ def _machine(hardware: dict[str, Any]) -> str:
     parts = [str(gpu.get("name") or gpu) if isinstance(gpu, dict) else str(gpu) for gpu in gpus]
     if cpu.get("model"):
         cores = cpu.get("usable_cores") or cpu.get("logical_cores")
-        parts.append(f"{cpu['model']}" + (f", {cores} cores" if cores else ""))
+        parts.append(f"{cpu['model']}" + (f", {counted(cores, 'core')}" if cores else ""))
     return "; ".join(parts)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from bytemlperf.command.exits import one_line
 from bytemlperf.command.flags import RunOutput
 from bytemlperf.report.terminal import publish
+from bytemlperf.report.text import counted
 from bytemlperf.runs.files import damage_said
 from bytemlperf.runs.folder import read_run_json, write_json
 from bytemlperf.runs.kinds import run_kind
@@ -35,5 +36,5 @@ def verify_any(folder: Path) -> int:
     for text in verified.findings:
         print(f"problem: {one_line(text)}")
     if not verified.findings:
-        print(f"{folder}: {verified.records} records and all that was computed from them are unchanged since the run")
+        print(f"{folder}: {counted(verified.records, 'record')}, and all that was computed from them: unchanged since the run")
     return EXIT_INVALID if verified.findings else 0

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards, measured
+from bytemlperf.report.text import counted
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import PlannedJob, few
 from bytemlperf.submit.declaration import NAME as DECLARATION
@@ -87,7 +88,7 @@ def suites_present(submission: Read) -> Found:
     for run in runs:
         if run.run.get("kind") not in declared.suites:
             yield "problem", run.name, f"a run of {run.run.get('kind')}, which is not listed under suites"
-    yield "ok", "runs/", f"{len(runs)} runs of {', '.join(sorted(there))}"
+    yield "ok", "runs/", f"{counted(len(runs), 'run')} of {', '.join(sorted(there))}"
 
 
 def verified(submission: Read) -> Found:

@@ -41,7 +41,7 @@ def run_campaign(campaign: Campaign, asked: CampaignFlags, argv: list[str]) -> i
             Drive(campaign, run, say).all()
             summary = run.end()
     except KeyboardInterrupt:
-        hint = f"the runs so far are kept; go on with the same command and --resume {run.folder}"
+        hint = f"the runs so far are kept; resume with the same command and --resume {run.folder}"
         raise Interrupted(interrupt_status() - 128, hint) from None
     return publish(run.folder, summary, asked, run=run.run, records=run.records())
 

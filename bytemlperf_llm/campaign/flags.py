@@ -16,7 +16,7 @@ class CampaignFlags(RunOutput):
     """Where a campaign goes on, and when it fails."""
 
     compares = True
-    resume: Annotated[Path | None, Option("Folder of a campaign to go on with: what has no run yet.", run=True)] = None
+    resume: Annotated[Path | None, Option("Folder of a stopped campaign to resume.", run=True)] = None
     fail_if: Annotated[
         tuple[str, ...], Option("Fail (exit 1) if: 'ttft p99 > 5%' against the first engine, 'e2e p50 > 900' in any; repeatable.")
     ] = ()

@@ -31,7 +31,7 @@ class CampaignKind(RunKind):
     name = "LLM serving campaign"
     record = JobRecord
     valid_means = "Every run was measured."
-    stopped_means = "the rest was not measured; go on with --resume"
+    stopped_means = "the rest was not measured; resume it with --resume"
     of_runs = ranks_runs = True
 
     def story(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[JobRecord]) -> Story:  # noqa: ARG002

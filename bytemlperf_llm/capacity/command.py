@@ -166,7 +166,7 @@ class Hunt(Driver):
         for name, limit_ms in request_levels(self._question.slo_ms).items():
             if not any(meets(record, {name: limit_ms})[name] for record in records):
                 reached = [level / NS_PER_MS for record in records if (level := latencies_ns(record).get(METRICS[name])) is not None]
-                best = f"{min(reached):.4g} ms at best" if reached else "none of them was answered"
+                best = f"{min(reached):.4g} ms at best" if reached else "none of them had a response"
                 raise UserError(
                     f"even a lone request misses {name}:{limit_ms:g}: {best} of {len(records)}", "give a longer level, or shorter requests"
                 )

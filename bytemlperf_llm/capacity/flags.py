@@ -30,4 +30,4 @@ class CapacityFlags(Options, panel="Capacity"):
     max_requests: Annotated[int, Option("Requests to send at most, the confirming run included.", least=1)] = 20_000
     confirm: Annotated[int | None, Option("Requests of the confirming run; 0: none. Default: as many as a probe needs.", least=0)] = None
     price_per_hour: Annotated[str | None, Option("What the server's hardware costs per hour, as '2.50 USD'. Default: the card's.")] = None
-    resume: Annotated[Path | None, Option("Folder of a stopped search to go on with; give the same flags again.", run=True)] = None
+    resume: Annotated[Path | None, Option("Folder of a stopped search to resume; give the same flags again.", run=True)] = None

@@ -37,7 +37,7 @@ class CapacityKind(RunKind):
     name = "capacity"
     record = ProbeRow
     valid_means = "A load holds, shown by a probe of its own."
-    stopped_means = "the search can go on with --resume"
+    stopped_means = "resume the search with --resume"
     of_runs = True
 
     def summarise(self, run: dict[str, Any], records: Iterable[ProbeRow]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _sections(question: Question, found: Capacity) -> Iterator[Section]:
     if found.margins and found.holds_at is not None:
         body = ", ".join(f"{name} {margin:+.2%}" for name, margin in found.margins.items())
         title = f"Margins at {question.load_text(found.holds_at)}"
-        yield Text(body=f"{body} of {question.judged} above the share asked for", title=title)
+        yield Text(body=f"{body} of {question.judged} above the target share", title=title)
     if found.cost is not None and found.holds_at is not None:
         yield found.cost.table(question.load_text(found.holds_at))
     if found.confirmed is not None:
@@ -173,7 +173,7 @@ def _plot(question: Question, found: Capacity, rows: list[ProbeRow]) -> Plot:
     layout = axes(unit, f"% of {question.judged} that met every level") | {"shapes": shapes}
     layout["yaxis"]["range"] = [min(share - 20, 100 * min(1 - row.missed for row in rows) - 3), 101]
     layout["yaxis"].pop("rangemode")
-    note = f"Dotted: the share asked for, {number(share)} %. Bars: 95 % interval by what the probe's {question.judged} are worth (Wilson)."
+    note = f"Dotted: the target share, {number(share)} %. Bars: 95 % interval by what the probe's {question.judged} are worth (Wilson)."
     note += " Shaded: the answer." if len(shapes) > 1 else ""
     return Plot(
         title=f"Share of {question.judged} within the service levels", data=data, layout=layout, note=note, alt=sentence(found, question)

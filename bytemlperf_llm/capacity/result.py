@@ -15,13 +15,13 @@ from bytemlperf_llm.capacity.probe import Probe, Purpose
 from bytemlperf_llm.capacity.search import Goal, Search
 
 STOPPED = {
-    "within": "the interval is as narrow as asked",
+    "within": "the interval is as narrow as requested",
     "requests": "the requests are spent, or what is left can't narrow it",
     "client": "your client is the limit",
     "nothing holds": "even the lowest load fails",
-    "interrupted": "interrupted; go on with --resume",
-    "server": "the server no longer answers; go on with --resume once it does",
-    "killed": "the search was killed or is still in progress; go on with --resume",
+    "interrupted": "interrupted; resume it with --resume",
+    "server": "the server no longer responds; resume with --resume once it does",
+    "killed": "the search was killed or is still in progress; resume it with --resume",
 }
 By = Literal["rate", "concurrency", "sessions", "session_rate"]
 Judged = Literal["requests", "turns", "sessions"]

@@ -43,7 +43,7 @@ FASTER = 0.10
 """MLPerf's limit."""
 REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS = 60, 1_000, 32
 MIN_PAIRS = 10
-NO_CACHING, PREFIX_CACHE, KEPT_ANSWERS = "no caching seen", "prefix cache", "answers are cached"
+NO_CACHING, PREFIX_CACHE, KEPT_ANSWERS = "no caching seen", "prefix cache", "responses are cached"
 EXIT_SEEN = 1
 
 
@@ -138,7 +138,7 @@ def audit_of(records: Sequence[RequestRecord]) -> Audit:
     if min(len(unique), len(repeated)) < MIN_PAIRS:
         failed = next((record for record in records if record.outcome != "ok"), None)
         why = f", {failed.error_class}: {failed.error_detail}" if failed else ""
-        raise UserError(f"only {len(unique) + len(repeated)} of {len(records)} requests were answered{why}", "look at the server's log")
+        raise UserError(f"only {len(unique) + len(repeated)} of {len(records)} requests had a response{why}", "look at the server's log")
     cached = [each.cached_tokens or 0 for each in unique], [each.cached_tokens or 0 for each in repeated]
     prompts = [record.prompt_tokens or 0 for record in records if record.outcome == "ok"]
     more = sum(cached[1]) / len(cached[1]) - sum(cached[0]) / len(cached[0])

@@ -27,6 +27,7 @@ from bytemlperf.extensions import ENGINES
 from bytemlperf.hardware.machine import discover
 from bytemlperf.models import smollm2
 from bytemlperf.models.cache import cache_root, is_sound
+from bytemlperf.report.text import counted
 from bytemlperf.runs.kinds import Table
 from engines.client_limits import compiled
 from engines.contract import Availability, availability_of
@@ -107,7 +108,7 @@ def machine_findings() -> list[Finding]:
     found = discover()
     cpu, memory_bytes, gpus = found["cpu"], found["memory"]["total_bytes"] or 0, found["gpus"]
     instructions = " ".join(cpu["isa"]) or "no SIMD instructions known"
-    processor = f"{cpu['model'] or 'unknown'}, {cpu['usable_cores']} cores, {memory_bytes / 2**30:.0f} GiB, {instructions}"
+    processor = f"{cpu['model'] or 'unknown'}, {counted(cpu['usable_cores'], 'core')}, {memory_bytes / 2**30:.0f} GiB, {instructions}"
     return [
         Finding(area="machine", name="python", status="ok", detail=f"{platform.python_version()} at {sys.executable}"),
         Finding(area="machine", name="cpu", status="ok", detail=processor),

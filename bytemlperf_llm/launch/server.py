@@ -142,7 +142,7 @@ async def launched(plan: Plan, folder: Path | None, redactor: Redactor, say: Say
         stack.callback(server.close)
         say(redactor(f"starting the server: {' '.join(words)}"))
         await server.up(plan.engine.ready_timeout_s or PATIENCE_S)
-        say(f"the server answers after {server.facts.ready_s:g} s" + (f", version {server.facts.version}" if server.facts.version else ""))
+        say(f"the server is ready after {server.facts.ready_s:g} s" + (f", version {server.facts.version}" if server.facts.version else ""))
         yield server
 
 

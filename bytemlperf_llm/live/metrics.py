@@ -52,7 +52,7 @@ FAMILIES = (
     ),
     Family("bmp_schedule_lateness_seconds", "histogram", "Send delay: from a request's planned time to sending.", buckets=_LATENESS_S),
     Family("bmp_request_success_total", "counter", "Requests completed."),
-    Family("bmp_request_goodput_total", "counter", "Requests that met every service level (SLO) of theirs."),
+    Family("bmp_request_goodput_total", "counter", "Requests that met all of their service levels (SLO)."),
     Family("bmp_requests_planned", "gauge", "Requests of the schedule; 0 where their number is not known before the end."),
     Family("bmp_request_failure_total", "counter", "Requests failed, by class.", "error_class", get_args(ErrorClass)),
     Family("bmp_requests_in_flight", "gauge", "Requests in flight."),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from bytemlperf.report.text import counted
 from bytemlperf.runs.files import RECOUNT, UNREADABLE, json_of, why
 from bytemlperf_llm.record.record import RequestRecord, usage_tokens_of
 
@@ -115,7 +116,7 @@ def warnings(recount: Recount | None, answers_by_chunks: int) -> list[str]:
     if recount is None:
         return []
     found = []
-    of_answers = f"a recount of {recount.answers:,} responses ({recount.tokenizer})"
+    of_answers = f"a recount of {counted(recount.answers, 'response')} ({recount.tokenizer})"
     if recount.usage_disagreement is not None and recount.usage_disagreement > WARN_DISAGREEMENT and not recount.textless:
         found.append(
             f"the server's usage and {of_answers} differ by {recount.usage_disagreement:.2%}: {recount.usage_tokens:,} against "

@@ -17,7 +17,7 @@ from bytemlperf_llm.metrics.rates import Window, per_second
 from bytemlperf_llm.metrics.session_tally import Path, SessionTally
 
 FORMULAS = {
-    "session_time": "last turn's end − first turn due, of sessions whose turns all went well",
+    "session_time": "last turn's end − first turn due, of sessions whose turns all succeeded",
     "session_model": "time on the critical path from a turn's sending to its end",
     "session_tool": "time on the critical path from a turn's last parent's end to when it was due: tools and thinking",
     "session_queue": "time on the critical path from when a turn was due to its sending",

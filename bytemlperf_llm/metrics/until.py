@@ -18,7 +18,7 @@ import msgspec
 
 from bytemlperf.errors import UserError
 from bytemlperf.lazy import numpy
-from bytemlperf.report.text import number
+from bytemlperf.report.text import counted, number
 from bytemlperf.statistics.columns import Column, present
 from bytemlperf.statistics.looks import endless_looks, looks, spent
 from bytemlperf.statistics.statistics import (
@@ -67,10 +67,10 @@ class Reached(msgspec.Struct, kw_only=True):
     def sentence(self) -> str:
         """For a person."""
         if self.value_ns is None:
-            return f"{self.asked} not reached: too few requests for an interval"
+            return f"{self.asked} not reached: insufficient requests for an interval"
         low, high = ((side or 0.0) / NS_PER_MS for side in (self.low_ns, self.high_ns))
         seen = f"{number(self.value_ns / NS_PER_MS)} ms ({number(low)} – {number(high)}), at 95 % over all looks"
-        return f"{self.asked} {'reached' if self.reached else 'not reached'} with {self.requests:,} requests: {seen}"
+        return f"{self.asked} {'reached' if self.reached else 'not reached'} with {counted(self.requests, 'request')}: {seen}"
 
 
 def parse_until(text: str, budget: int | None = None) -> Until:

@@ -292,7 +292,7 @@ def outcome_warnings(outcomes: Mapping[str, int], scheduled: int, unrecorded: in
             "read the ones that count failures as infinite"
         )
     if outcomes.get("in_flight", 0):
-        found.append(f"{outcomes['in_flight']} requests were still running at the drain timeout: the slowest are cut off")
+        found.append(f"{counted(outcomes['in_flight'], 'request')} still running at the drain timeout: the slowest are cut off")
     if outcomes.get("cancelled", 0):
         found.append(f"stopped early: {outcomes['cancelled']} of {scheduled} requests were cancelled")
     if unrecorded:

@@ -29,4 +29,4 @@ class PointFlags(Options, panel="Points"):
     ] = None
     short: Annotated[bool, Option("Six passes a point, however short: not submittable, and labelled so.")] = False
     seed_set: Annotated[str | None, Option("Published seed set to bind, such as A.")] = None
-    resume: Annotated[Path | None, Option("Folder of stopped points to go on with; give the same flags again.", run=True)] = None
+    resume: Annotated[Path | None, Option("Folder of stopped points to resume; give the same flags again.", run=True)] = None

@@ -49,7 +49,7 @@ def loadgen_result(scenario: Scenario, samples: Samples, scheduled: int, slo_ms:
     duration_ns = samples.whole_span_ns if mode == "offline" else int(samples.issued_ns[-1]) if samples.requests else 0
     figures, reasons = _judged(mode, samples, together, slo_ms)
     lost = scheduled - int((samples.ok == 1).sum())
-    reasons += [f"{lost} of {scheduled} samples were not answered: LoadGen counts every one"] if lost else []
+    reasons += [f"{lost} of {scheduled} samples had no response: LoadGen counts every one"] if lost else []
     if duration_ns < LEAST_S * NS_PER_S:
         reasons.append(f"{duration_ns / NS_PER_S:.1f} s long, {LEAST_S} s is the least: {_LONGER[mode]}")
     if queries < LEAST_QUERIES[mode]:
@@ -94,7 +94,7 @@ def _over(values: Column, limit_ms: float) -> str:
     over, count = int((values > limit_ms * NS_PER_MS).sum()), len(values)
     if not count or int(numpy.sort(values)[int(count * 99 // 100)]) > limit_ms * NS_PER_MS:
         return f"{over} of {count} samples, so the 99th percentile is beyond it; lower the rate"
-    return "" if certified(count, over, PERCENTILE["server"]) else f"{over} of {count} samples, too few in all to tell at 99 %; run longer"
+    return "" if certified(count, over, PERCENTILE["server"]) else f"{over} of {count} samples, insufficient to tell at 99 %; run longer"
 
 
 def _offline(samples: Samples) -> dict[str, float | None]:

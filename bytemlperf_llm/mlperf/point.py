@@ -105,7 +105,7 @@ def read_point(folder: Path, dataset_size: int | None) -> Point:
     run = read_run_json(folder)
     misshapen(run)
     if run.get("kind") != "llm":
-        raise UserError(f"{folder} is no run of serve-bench", "name run folders of `bmp-llm serve-bench` or `bmp-llm endpoints run`")
+        raise UserError(f"{folder} is not a run of serve-bench", "name run folders of `bmp-llm serve-bench` or `bmp-llm endpoints run`")
     scenario, declared = scenario_of(run), _declared(run)
     concurrency = scenario.arrival.max_concurrency
     if scenario.arrival.process != "closed" or concurrency is None:
@@ -114,7 +114,7 @@ def read_point(folder: Path, dataset_size: int | None) -> Point:
             "points keep a fixed number of requests in flight (rules 6.1): --max-concurrency N without a rate",
         )
     if not came_to_its_end(run):
-        raise UserError(f"{folder} did not come to its end", f"resume it with: bmp-llm resume {folder}")
+        raise UserError(f"{folder} did not complete", f"resume it with: bmp-llm resume {folder}")
     size = dataset_size or (declared.dataset_size if declared else Schedule(scenario, seed_of(run)).workload().prompt_count)
     if size is None:
         raise UserError(f"{folder} has synthetic prompts, so no data set has a size", "give --dataset-size, the prompts of one pass")

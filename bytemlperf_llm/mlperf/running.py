@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from bytemlperf.errors import UserError, nearest
+from bytemlperf.report.text import counted
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.suite import SuiteRun
 from bytemlperf.units import NS_PER_S
@@ -138,10 +139,10 @@ class Points(Driver):
         if summary["verdict"] in BAD:
             raise UserError(
                 f"the point at {concurrency} in flight is {summary['verdict']}: {summary['reasons'][0]}",
-                f"see {suite.folder}; go on with --resume {self.suite.folder}",
+                f"see {suite.folder}; resume with --resume {self.suite.folder}",
             )
         rates = summary["rates"]["output_token_throughput"]
-        self._say(f"{concurrency} in flight: {summary['outcomes']['ok']} answers, {rates['overall']:.4g} tokens/s")
+        self._say(f"{concurrency} in flight: {counted(summary['outcomes']['ok'], 'response')}, {rates['overall']:.4g} tokens/s")
         return True
 
 

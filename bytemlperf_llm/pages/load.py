@@ -25,7 +25,7 @@ from bytemlperf_llm.pages.stalls import fluidity_rows, stall_rows
 LENGTHS, ERRORS, SCHEDULE, CLIENT = "Latency against length", "Errors", "Load, target and actual", "Client measurement error"
 FAULTS = (
     "Requests due from a fault's begin until requests are in time again: lost ones weren't answered, late ones took longer than their "
-    "level (E2E target, else TTFT and TPOT targets, else twice the usual), by the debt together. ×: how many times longer a step took."
+    "level (E2E target, else TTFT and TPOT targets, else twice the median), by the debt together. ×: how many times longer a step took."
 )
 
 

@@ -16,7 +16,7 @@ TITLES = {
     "session_tool": "tools and thinking",
     "session_queue": "queue in the client",
 }
-ANSWERS = {"recorded": "the recorded answers are fed back", "live": "the engine's own answers are fed back"}
+ANSWERS = {"recorded": "the recorded responses are fed back", "live": "the engine's own responses are fed back"}
 SPARE = ("p95", "p99.9", "p90")
 
 
@@ -50,7 +50,7 @@ def _time_table(sessions: dict[str, Any]) -> Table:
     percents = list(metrics["session_time"]["percentiles"])
     rows = [[TITLES[name], *metric_cells(metric, percents, NS_PER_S), metric["count"]] for name, metric in metrics.items()]
     note = (
-        "Of sessions whose turns all went well. Model, tools and queue are of the critical path, which goes back from the turn that ended "
+        "Of sessions whose turns all succeeded. Model, tools and queue are of the critical path, which goes back from the turn that ended "
         "last, each time to the parent that ended last; they sum to the whole time."
     )
     columns = ["", "mean", *(f"p{percent}" for percent in percents), "n"]

@@ -122,7 +122,7 @@ class Prompts(Options, panel="Traces and prompt lengths"):
         float | None, Option("Factor on the trace's times: 0.5 sends twice as fast. Default: 1.", sets="time_scale", above=0)
     ] = None
     answers: Annotated[
-        str | None, Option("What continues a session: recorded answers (default) or the engine's own: live.", sets="answers")
+        str | None, Option("What continues a session: recorded responses (default) or the engine's own: live.", sets="answers")
     ] = None
     trace_window: Annotated[str | None, Option("START:END in seconds of the trace. Default: all of it.", sets="window_s")] = None
     trace_block_size: Annotated[

@@ -115,7 +115,7 @@ class Sweep(Driver):
             self._begin(started)
             if not await self._curve(started, curve, drain, ceiling_rps):
                 if not self.status:
-                    self._skip(curves[place:], UserError("the server no longer answers", "go on with --resume once it does"))
+                    self._skip(curves[place:], UserError("the server no longer responds", "resume with --resume once it does"))
                 return
 
     def _skip(self, curves: list[CurveAxes], error: UserError) -> None:
@@ -141,7 +141,7 @@ class Sweep(Driver):
         while (load := self._next(curve, ceiling_rps)) is not None:
             row = await self._point(started, curve, load, ceiling_rps)
             if row.state == "measured" and not await drain.drained():
-                row = msgspec.structs.replace(row, state="interrupted", why="the server died: it no longer answers")
+                row = msgspec.structs.replace(row, state="interrupted", why="the server died: it no longer responds")
             self._add(row)
             if row.state == "interrupted":
                 return False

@@ -21,10 +21,10 @@ class SweepFlags(Options, panel="Sweep"):
     rates: Annotated[
         str | None, Option("Request rates per second, such as 1,2,4,8; or auto (the default): from a light load to overload.")
     ] = None
-    concurrency: Annotated[str | None, Option("Closed loops of so many concurrent requests, such as 1,2,4,8.")] = None
+    concurrency: Annotated[str | None, Option("Concurrent requests of closed loops, such as 1,2,4,8.")] = None
     input_lens: Annotated[str | None, Option("Lengths of synthetic prompts in tokens, such as 128,1024.", "--input-len")] = None
     output_lens: Annotated[str | None, Option("Output tokens per request, such as 64,256.", "--output-len")] = None
     engine_options: Annotated[
         tuple[str, ...], Option("KEY=VALUE, or KEY=A,B,C: the engine restarts for each combination; repeatable.", "--engine-option")
     ] = ()
-    resume: Annotated[Path | None, Option("Folder of a stopped sweep to go on with; give the same flags again.", run=True)] = None
+    resume: Annotated[Path | None, Option("Folder of a stopped sweep to resume; give the same flags again.", run=True)] = None

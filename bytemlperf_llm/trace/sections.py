@@ -53,9 +53,9 @@ def _spreads(told: Description) -> Table:
     if told.unsaid_outputs:
         notes.append(f"Of {counted(told.unsaid_outputs, 'request')} the file doesn't say how long the answer is.")
     if told.one_user_s is not None:
-        notes.append("Answers are taken as there at once.")
+        notes.append("Responses count as instantaneous.")
     if told.format == "bailian_chains":
-        notes.append("Its pauses have the answers' time in them.")
+        notes.append("Its pauses include the response times.")
     return Table(title="", columns=["", *COLUMNS, "n"], rows=rows, note=" ".join(notes), spare=["min", "p90"])
 
 

@@ -15,6 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.report.text import counted
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.plan.scenario import Prompts, Trace
 from bytemlperf_llm.workload.data_files import bad
@@ -58,7 +59,7 @@ class TraceReport(msgspec.Struct, kw_only=True):
 
     def sentences(self) -> list[str]:
         """For the terminal."""
-        head = f"trace {Path(self.file).name} ({self.format}): {self.requests} requests; prompt lengths {self.lengths}"
+        head = f"trace {Path(self.file).name} ({self.format}): {counted(self.requests, 'request')}; prompt lengths {self.lengths}"
         limit = f"{self.max_model_len} tokens of context"
         counts = [
             (self.too_long, f"left out: longer than {limit}"),

@@ -91,7 +91,7 @@ class Scraper:
             return msgspec.structs.replace(counted, missing=tuple(self._missing(page, answer)))
 
     def _missing(self, page: Page, last: Answer) -> list[str]:
-        told = self._unanswered and f"said nothing {self._unanswered:,} of the {self._asked:,} times that it was asked ({self._problem})"
+        told = self._unanswered and f"said nothing {self._unanswered:,} of the {self._asked:,} reads ({self._problem})"
         if last.final:
             told = f"there are none ({last.problem})"
         times = f" {self._restarts:,} times" if self._restarts > 1 else ""

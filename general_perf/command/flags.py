@@ -80,7 +80,7 @@ class Load(Options, panel="Load"):
 class Limits(Options, panel="Limits"):
     """What ends a job."""
 
-    time_limit_s: Annotated[float, Option("Time limit of a job, in seconds.", above=0, most=30 * DAY_S)] = 600.0
+    time_limit_s: Annotated[float, Option("Timeout of a job in seconds.", above=0, most=30 * DAY_S)] = 600.0
     memory_limit: Annotated[str | None, Option("Memory limit of a job, such as 4GiB. Default: 80 % of free memory.")] = None
 
 

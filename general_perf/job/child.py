@@ -92,7 +92,7 @@ def _environment(job: Job) -> dict[str, str]:
 def _death(status: int | None, words: str) -> tuple[str, str]:
     """What ended the process, and the fix. Only a process that printed something leaves a log."""
     if status is None:
-        return "it closed its output and went on", "run it again"
+        return "it closed its output and did not exit", "run it again"
     if -status == signal.SIGKILL:
         fix = "if memory ran out, use a smaller batch or --size small; if it was killed on purpose, run it again"
         return "killed by SIGKILL (the kernel does so when memory runs out)", fix

@@ -76,7 +76,7 @@ def service_time(record: PerformanceRecord) -> Metric | None:
 def speed(record: PerformanceRecord) -> Metric | None:
     """Throughput; its spread is that of single calls, which a closed loop makes without a pause. An open loop's calls come as they are
     asked for, and say nothing of it."""
-    mean, formula = throughput(record), "answers × batch size / (start to last answer)"
+    mean, formula = throughput(record), "responses × batch size / (start to last response)"
     single = rate(record.batch_size * record.instances, record.latency_ns, "samples/s", formula)
     if single is None:
         return None

@@ -148,7 +148,7 @@ def _timed(command: list[str], name: str) -> float:
     except subprocess.TimeoutExpired:
         raise UserError(f"installing {name} took over {TIME_LIMIT_S:g} s", "try again with a faster package index") from None
     if done.returncode:
-        said = last_line(done.stderr) or "pip said nothing"
+        said = last_line(done.stderr) or "pip printed nothing"
         raise UserError(f"{name} can't be installed: {said}", "check that pip reaches a package index that has it")
     return time.perf_counter() - began
 

@@ -11,6 +11,7 @@ import msgspec
 from bytemlperf.child.limits import usable_cores
 from bytemlperf.errors import UserError
 from bytemlperf.lazy import torch
+from bytemlperf.report.text import counted
 from micro.collectives.operators import NEEDS_DEVICE, bus_factor, link_bytes
 from micro.collectives.world import World
 from micro.measure.messages import Hello, Job, Outcome, RankDone, RankLatency
@@ -71,12 +72,12 @@ class RanksRunner:
             if self._kind != "cpu":
                 return f"there are {most} devices for {job.args['world_size']} ranks"
             cores = usable_cores()
-            return f"{job.args['world_size']} ranks on {cores} cores; at most {most} (more with {MAX_RANKS_VARIABLE}=N)"
+            return f"{job.args['world_size']} ranks on {counted(cores, 'core')}; at most {most} (more with {MAX_RANKS_VARIABLE}=N)"
         return backend_fault(self._backend(job), self._kind)
 
     def _note(self, ranks: int) -> str:
         cores = usable_cores()
-        return f"{ranks} ranks share {cores} cores" if self._kind == "cpu" and ranks > cores else ""
+        return f"{ranks} ranks share {counted(cores, 'core')}" if self._kind == "cpu" and ranks > cores else ""
 
     def close(self) -> None:
         """End the ranks."""

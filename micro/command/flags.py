@@ -38,9 +38,9 @@ class Limits(Options, panel="Limits"):
     budget_s: Annotated[float | None, Option("Time budget of the sweep in seconds; cases beyond it are recorded as skipped.", least=0)] = (
         None
     )
-    time_limit_s: Annotated[
-        float, Option("Time limit of a case in seconds: skip one that would exceed it, end one that does.", least=0.1)
-    ] = 60.0
+    time_limit_s: Annotated[float, Option("Timeout of a case in seconds: skip one that would exceed it, end one that does.", least=0.1)] = (
+        60.0
+    )
     memory_limit: Annotated[str | None, Option("Memory limit, such as 4GiB: skip cases that need more. Default: 80 % of free memory.")] = (
         None
     )

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from bytemlperf.lazy import torch
+from bytemlperf.report.text import counted
 from bytemlperf.statistics.metric import Metric, describe
 from bytemlperf.statistics.statistics import (
     INSUFFICIENT,
@@ -340,7 +341,7 @@ def noise_of(timed: Timed, precision: float) -> str:
     samples = timed.samples_ns
     interval = median_interval(samples)
     if interval == INSUFFICIENT:
-        return f"insufficient: {len(samples)} samples give no interval of the median"
+        return f"insufficient: {counted(len(samples), 'sample')} for an interval of the median"
     if timed.timer_share > TIMER_SHARE:
         return f"timer: reading it took {timed.timer_share:.2%} of a sample"
     third = len(samples) // 3

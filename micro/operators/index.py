@@ -150,7 +150,7 @@ UNIQUE = Operator(
     help="the different ones of batch_size integers in ascending order, and how often each is there",
     arguments=(
         Argument("batch_size", "int", "values"),
-        Argument("distinct", "int", "values are drawn from so many", 1024, high=1 << 31),
+        Argument("distinct", "int", "number of values to draw from", 1024, high=1 << 31),
         dtype_argument(("int32", "int64"), default="int64"),
     ),
     inputs=_unique_inputs,

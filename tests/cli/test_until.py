@@ -39,7 +39,7 @@ def test_a_budget_that_ends_first_is_said(tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["scheduled"] == 80
     assert not summary["until"]["reached"]
-    assert "not reached: too few requests" in ended.stdout
+    assert "not reached: insufficient requests" in ended.stdout
 
 
 @pytest.mark.parametrize(

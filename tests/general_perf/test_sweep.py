@@ -73,7 +73,7 @@ def test_a_vendors_backend_needs_one_entry_point(place, tmp_path):
     checked = subprocess.run(llm, capture_output=True, text=True, env=environment(place), check=False)
     assert (
         checked.returncode,
-        f"{len(records)} records and all that was computed from them are unchanged since the run" in checked.stdout,
+        f"{len(records)} records, and all that was computed from them: unchanged since the run" in checked.stdout,
     ) == (0, True)
     assert not (folder / "work").exists()  # nothing large stays
     assert any(line in ("VALID", "NOISY", "THIN") for line in done.stdout.splitlines())  # by how busy the machine is

@@ -55,9 +55,9 @@ def test_a_server_run_is_valid_where_its_tails_are_certified() -> None:
     ("count", "slow", "reason"),
     [
         (459, 0, None),
-        (458, 0, "ttft above 100 ms: 0 of 458 samples, too few in all to tell at 99 %"),
+        (458, 0, "ttft above 100 ms: 0 of 458 samples, insufficient to tell at 99 %"),
         (662, 1, None),
-        (661, 1, "ttft above 100 ms: 1 of 661 samples, too few in all to tell at 99 %"),
+        (661, 1, "ttft above 100 ms: 1 of 661 samples, insufficient to tell at 99 %"),
         (1000, 20, "ttft above 100 ms: 20 of 1000 samples, so the 99th percentile is beyond it"),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_server_run_without_service_levels_or_with_a_failure_is_none() -> None
     records = [*served(1000, 600), failed(1000, 601_000, 601_010)]
     reasons = result_of("mlperf-server", records, SloMs()).reasons
     assert reasons[0].startswith("no service level: a Server run needs --goodput")
-    assert reasons[1] == "1 of 1001 samples were not answered: LoadGen counts every one"
+    assert reasons[1] == "1 of 1001 samples had no response: LoadGen counts every one"
 
 
 def test_single_and_multi_stream_report_the_estimate_of_their_percentile() -> None:

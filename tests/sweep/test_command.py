@@ -118,7 +118,7 @@ def test_a_server_that_dies_leaves_what_is_known_and_the_sweep_goes_on(tmp_path:
         status, folder = sweep(tmp_path, *SHORT, "--rates", "40,50,60,70")
     rows = points(folder)
     assert [row["state"] for row in rows] == ["measured", "interrupted", "skipped", "skipped"]
-    assert ["no longer answers" in row.get("why", "") for row in rows] == [False, True, True, True]
+    assert ["no longer responds" in row.get("why", "") for row in rows] == [False, True, True, True]
     assert status == 0  # one point stands
 
     kept = rows[0]["folder"]
@@ -158,8 +158,8 @@ def test_a_server_that_is_killed_in_mid_sweep(tmp_path: Path) -> None:
     server.wait()
     rows = points(tmp_path / out.strip().splitlines()[-1])
     assert [row["state"] for row in rows] == ["measured", "interrupted", "skipped"], err
-    assert rows[1]["why"] == "the server died: it no longer answers"
-    assert "go on with --resume" in rows[2]["why"]
+    assert rows[1]["why"] == "the server died: it no longer responds"
+    assert "resume with --resume" in rows[2]["why"]
 
 
 def test_a_stop_by_the_user_keeps_what_is_known(tmp_path: Path) -> None:

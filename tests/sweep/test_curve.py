@@ -137,7 +137,7 @@ def test_a_point_that_was_skipped_is_a_row_until_it_is_measured() -> None:
     summary = KIND.summarise({}, rows)
     assert (summary["verdict"], summary["reasons"]) == ("partial", ["1 of 2 points have no figures: no context"])
     assert [row.state for row in latest([*rows, point(20.0, mm1(20))])] == ["measured", "measured"]
-    rest = PointRow(curve="", load=Level(), state="skipped", why="the server no longer answers")
+    rest = PointRow(curve="", load=Level(), state="skipped", why="the server no longer responds")
     assert latest([rows[0], rest]) == [rows[0], rest]
     assert latest([rows[0], rest, point(30.0, mm1(30))])[-1].load.rate_rps == 30.0
 
