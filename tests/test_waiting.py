@@ -32,19 +32,20 @@ def test_libraries_print_into_a_file_that_a_sentence_counts(tmp_path: Path, capf
 
 def test_a_start_that_fails_shows_all_of_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def start() -> None:
-        with printed_to(tmp_path / "engine.log", lambda text: text.replace("secret-key", "[redacted]"), print):
+        with printed_to(tmp_path / "logs" / "engine.log", lambda text: text.replace("secret-key", "[redacted]"), print):
             noise()
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         start()
     assert capfd.readouterr() == ("", "a C++ library, [redacted]\na child\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_silence_leaves_no_file(tmp_path: Path) -> None:
-    with printed_to(tmp_path / "engine.log", str, lambda _: pytest.fail("nothing was printed")):
+    with printed_to(tmp_path / "logs" / "engine.log", str, lambda _: pytest.fail("nothing was printed")):
         pass
-    assert not (tmp_path / "engine.log").exists()
+    assert not list(tmp_path.iterdir())
 
 
 class Lines(io.StringIO):

@@ -63,6 +63,7 @@ def printed_to(log: Path, clean: Callable[[str], str], say: Callable[[str], None
     except Exception:
         _restore(saved)
         print(_kept(log, clean), file=sys.stderr, end="", flush=True)
+        _remove(log)
         raise
     except BaseException:
         _restore(saved)
@@ -71,7 +72,14 @@ def printed_to(log: Path, clean: Callable[[str], str], say: Callable[[str], None
     if lines := _kept(log, clean).count("\n"):
         say(f"libraries printed {counted(lines, 'line')}: {log}")
     else:
-        log.unlink(missing_ok=True)
+        _remove(log)
+
+
+def _remove(log: Path) -> None:
+    """With its folder, where nothing else is in it: a run that doesn't begin leaves nothing."""
+    log.unlink(missing_ok=True)
+    with suppress(OSError):
+        log.parent.rmdir()
 
 
 def _redirected(log: Path) -> tuple[int, int]:

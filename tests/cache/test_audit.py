@@ -86,7 +86,7 @@ def test_a_server_that_fails_is_no_verdict() -> None:
                 raise EngineError("http_5xx", "HTTP 500")
             return await super().generate(request, recorder)
 
-    with pytest.raises(UserError, match="only 8 of 60 requests were answered, http_5xx: HTTP 500"):
+    with pytest.raises(UserError, match="only 8 of 60 requests had a response, http_5xx: HTTP 500"):
         audited(Failing(0), 0)
 
 
