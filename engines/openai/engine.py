@@ -120,10 +120,7 @@ class OpenAIEngine:
         self._extra = _extra_body(parsed.extra_body)
         self._secrets += body_secrets(self._extra)
         await self.close()  # of a start that failed
-        self._endpoints = []
-        for address in addresses.values():
-            if not address.role:
-                self._endpoints.append(self._endpoint(address.target))
+        self._endpoints = [self._endpoint(address.target) for address in addresses.values() if not address.role]
         self._target, self._single = self._endpoints[0].target, len(self._endpoints) == 1
         required = self._take_pages(addresses, parse_pages(parsed.metrics_url))
         for endpoint in self._endpoints:

@@ -2,7 +2,7 @@
 
 The pipeline reads a GGUF file directly (architectures Llama and Qwen), or a folder with OpenVINO IR.
 A request: stamp `sent`, template and tokenise with the pipeline's own tokenizer, put the token ids into
-the thread's inbox. The thread (`engines.openvino.loop`) adds what has come, runs one step for all
+the thread's inbox. The thread (`engines.steps`) adds what has come, runs one step for all
 streams, and hands the step's tokens to the event loop in one call, where each stream stamps its chunk.
 
 On a CPU the model gets all cores but one, which is left to the event loop.
@@ -11,7 +11,7 @@ On a CPU the model gets all cores but one, which is left to the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,11 @@ import msgspec
 
 from engines import inprocess
 from engines.chat import templated
-from engines.contract import Availability, EngineInfo, EngineUnavailable, Model, Request, Sampling
+from engines.contract import Availability, EngineInfo, EngineUnavailable, Model, Request
 from engines.loaded_weights import dtype_text, gguf_weights, ir_weights
-from engines.openvino.loop import StepLoop
+from engines.openvino.stepper import PipelineStepper
 from engines.processor import cores_but_one
+from engines.steps import SteppedEngine, StepLoop
 
 IR_FILE = "openvino_model.xml"
 DEFAULT_CACHE_GIB = 1
@@ -44,7 +45,7 @@ class OpenVinoOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: inprocess.Count | None = None
 
 
-class OpenVinoEngine(inprocess.InProcessEngine):
+class OpenVinoEngine(SteppedEngine):
     """The engine `openvino`."""
 
     name, title, options_type = "openvino", "OpenVINO", OpenVinoOptions
@@ -57,7 +58,7 @@ class OpenVinoEngine(inprocess.InProcessEngine):
         pipeline = _pipeline(source_of(model), options)
         self._tokenizer = PipelineTokenizer(pipeline.get_tokenizer())
         self._max_model_len = options.max_model_len or model.max_model_len
-        return StepLoop(pipeline, self._event_loop)
+        return StepLoop(PipelineStepper(pipeline), self._event_loop, self.title)
 
     async def _describe(self, model: Model, options: OpenVinoOptions) -> EngineInfo:
         source = source_of(model)
@@ -70,14 +71,6 @@ class OpenVinoEngine(inprocess.InProcessEngine):
             reports=["usage", "stats"],
             notes=["continuous batching", f"weights from {source.name}", f"prefix caching is {caching}"],
         )
-
-    def _submit(self, request: Request, prompt: Any, stream: inprocess.Stream) -> Callable[[], None]:
-        cancel: Callable[[], None] = self._runner.submit(prompt, int(prompt.shape[-1]), _generation_config(request), stream)
-        return cancel
-
-    def stats(self) -> dict[str, float]:
-        """As of the last step: requests running and waiting, KV-cache use as a share, its peak so far."""
-        return dict(self._runner.stats) if self._runner is not None else {}
 
 
 class PipelineTokenizer(inprocess.ChatTokenizer):
@@ -150,19 +143,3 @@ def _loaded_dtype(source: Path, options: OpenVinoOptions) -> str:
         arithmetic = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(hint, hint)
     weights = ir_weights(source / IR_FILE) if source.is_dir() else gguf_weights(source)
     return dtype_text(weights, arithmetic)
-
-
-def _generation_config(request: Request) -> Any:
-    import openvino_genai
-
-    sampling: Sampling = request.sampling
-    config = openvino_genai.GenerationConfig()
-    config.max_new_tokens = request.max_tokens
-    config.ignore_eos = sampling.ignore_eos
-    config.do_sample = sampling.temperature > 0
-    if config.do_sample:
-        config.temperature = sampling.temperature
-        for name, value in (("top_p", sampling.top_p), ("top_k", sampling.top_k), ("rng_seed", sampling.seed)):
-            if value is not None:
-                setattr(config, name, value)
-    return config

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from engines.contract import EngineError, EngineUnavailable, Model, Sampling
 from engines.openvino.engine import OpenVinoEngine, OpenVinoOptions, device_properties, source_of
-from engines.openvino.loop import StepLoop
+from engines.steps import StepLoop
 from tests.engines.inprocess_suite import LONG_TOKENS, InProcessSuite, ask, chat, check_no_model, check_unknown_option
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -62,10 +62,10 @@ class TestOpenVino(InProcessSuite):
             await ask(engine, chat(2, 4))
 
 
-class BrokenPipeline:
+class BrokenStepper:
     """Takes requests, then fails in its first step."""
 
-    def add_request(self, *_arguments: Any) -> None:
+    def add(self, _job: Any) -> None:
         return None
 
     def step(self) -> None:
@@ -84,15 +84,15 @@ class Listening:
 
 
 async def test_a_failing_step_fails_every_request_and_the_next() -> None:
-    loop = StepLoop(BrokenPipeline(), asyncio.get_running_loop())
+    loop = StepLoop(BrokenStepper(), asyncio.get_running_loop(), "broken")  # type: ignore[arg-type]
     streams = [Listening(), Listening()]
     for stream in streams:
-        loop.submit(object(), 1, object(), stream)  # type: ignore[arg-type]
+        loop.submit([1], 1, chat(1, 4), stream)  # type: ignore[arg-type]
     assert await streams[0].failed == ("engine_failed", "RuntimeError: out of luck")
     assert (await streams[1].failed)[0] == "engine_failed"
     await asyncio.to_thread(loop.stop)
     with pytest.raises(EngineError):
-        loop.submit(object(), 1, object(), Listening())  # type: ignore[arg-type]
+        loop.submit([1], 1, chat(1, 4), Listening())  # type: ignore[arg-type]
 
 
 async def test_a_model_without_gguf_or_ir_names_what_works() -> None:
