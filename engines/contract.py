@@ -247,12 +247,14 @@ class Decoded(msgspec.Struct, kw_only=True):
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A resolved model. `path` is a Hugging Face checkpoint folder for `weights = "local"`
     engines, None otherwise; `gguf_path` is a GGUF file of the same weights where there is one.
-    `random_weights` labels every output that the model produces.
+    `converted` is a folder in the form that the engine's `conversion` asks for. `random_weights` labels every output that the model
+    produces.
     """
 
     name: str
     path: str | None = None
     gguf_path: str | None = None
+    converted: str | None = None
     random_weights: bool = False
     max_model_len: int | None = None
 
@@ -340,6 +342,7 @@ class Engine(Protocol):
 
 
 # Optional methods and attributes, looked up by name:
+#   conversion(options) -> str | None  (static) the form that it wants a checkpoint converted to: "gguf:q8_0", "ct2", "ort-genai:int4"
 #   takes: frozenset[str]         fields of a TrafficClass that it sends on
 #   endpoints() -> int            how many places requests go to
 #   endpoint_of(request) -> str | None  which of them it is, where there are several

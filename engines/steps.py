@@ -90,7 +90,8 @@ class StepLoop:
         try:
             while self._take_in():
                 self._drop_cancelled()
-                self.stepper.step()
+                if self._active:
+                    self.stepper.step()
                 self._hand_over()
         except Exception as error:  # it is unusable: every request in it fails with its words
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

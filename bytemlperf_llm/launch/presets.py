@@ -18,6 +18,7 @@ PRESETS = {
     "tgi": "text-generation-launcher --model-id {model} --hostname {host} --port {port}",
     "trtllm": f"trtllm-serve {{model}} {AT}",
     "llamacpp": f"llama-server --model {{gguf}} --alias {{name}} --metrics {AT}",
+    "llama-cpp-python": "python3 -m llama_cpp.server --model {gguf} --model_alias {name} --n_ctx 0 --host {host} --port {port}",
     "lmdeploy": "lmdeploy serve api_server {model} --model-name {name} --server-name {host} --server-port {port}",
     "openvino-model-server": "ovms --task text_generation --source_model {model} --model_name {name} "
     "--rest_bind_address {host} --rest_port {port}",

@@ -4,7 +4,7 @@ request, warm-up, probe. Whatever fails here ends the command with one line."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import count, islice
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from bytemlperf.errors import UserError
+from bytemlperf.models import DEFAULT_MODEL, resolve
+from bytemlperf.models.forms import converted
 from bytemlperf.redaction import Redactor
 from bytemlperf.units import NS_PER_S
 from bytemlperf_llm.loadgen.deadlines import Timeouts
@@ -28,7 +30,7 @@ from bytemlperf_llm.workload import Workload
 from bytemlperf_llm.workload.salt import SALT_TOKENS
 from bytemlperf_llm.workload.schedule import Schedule
 from bytemlperf_llm.workload.token_counter import WORDS_RULE
-from engines.contract import Api, Engine, EngineError, EngineInfo, Model, Request, TrafficClass, availability_of
+from engines.contract import Api, Engine, EngineError, EngineInfo, EngineUnavailable, Model, Request, TrafficClass, availability_of
 
 MEAN_SAMPLE_REQUESTS = 1_000
 MEAN_SAMPLE_SESSIONS = 200
@@ -68,17 +70,20 @@ def check_available(engine: type[Engine], name: str, scenario: Scenario) -> None
                 raise UserError(f"class '{class_name}' of the scenario sets {key}, which engine '{name}' doesn't take", fix)
 
 
-def resolve_model(engine: type[Engine], name: str | None, say: Say) -> Model | None:
-    """What `start` gets: weights on this machine, a served name, or nothing. Raises UserError."""
+def resolve_model(engine: type[Engine], name: str | None, options: Mapping[str, str], say: Say) -> Model | None:
+    """What `start` gets: weights on this machine, in the form that the engine asks for, a served name, or nothing. Raises UserError."""
     if engine.weights == "none":
         if name is not None:
             raise UserError("this engine has no model", "leave out --model")
         return None
     if engine.weights == "remote":
         return None if name is None else Model(name=name)
-    from bytemlperf.models import DEFAULT_MODEL, resolve
-
-    return resolve(name or DEFAULT_MODEL, say)
+    model, conversion = resolve(name or DEFAULT_MODEL, say), getattr(engine, "conversion", None)
+    try:
+        form = conversion(options) if conversion is not None else None
+    except EngineUnavailable as error:
+        raise UserError(error.cause, error.fix) from None
+    return model if form is None else converted(model, form, say)
 
 
 class Kept:

@@ -59,7 +59,7 @@ async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.S
     """Start the engine of the plan; what its libraries print meanwhile goes to a log in the run's `folder`. Raises UserError."""
     choice = plan.engine
     preflight.check_available(type(engine), choice.name, plan.load.scenario)
-    model = preflight.resolve_model(type(engine), choice.model, say)
+    model = preflight.resolve_model(type(engine), choice.model, choice.options, say)
     begun_s = time.monotonic()
     say(sentence := f"starting engine {choice.name}" + (f" with {model.name}" if model else ""))
     with ExitStack() as stack:

@@ -23,7 +23,7 @@ from engines.contract import Availability, EngineInfo, EngineUnavailable, Model,
 from engines.loaded_weights import dtype_text, gguf_weights, ir_weights
 from engines.openvino.stepper import PipelineStepper
 from engines.processor import cores_but_one
-from engines.steps import SteppedEngine, StepLoop
+from engines.steps import StepLoop, SteppedEngine
 
 IR_FILE = "openvino_model.xml"
 DEFAULT_CACHE_GIB = 1
