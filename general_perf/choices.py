@@ -10,7 +10,6 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Stage = Literal["numerics", "accuracy", "performance", "coverage"]
 Loop = Literal["closed", "open"]
 ArrivalProcess = Literal["poisson", "constant", "gamma"]
-ConvertedFormat = Literal["onnx", "openvino", "torch-export", "engine"]
 PUBLISHED = "published"
 """A card's own size."""
 

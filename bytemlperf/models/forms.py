@@ -29,6 +29,12 @@ NEEDED = {
     "ort-genai": ("onnxruntime-genai", ("onnxruntime_genai", "onnx_ir", "transformers", "torch")),
 }
 """By form: the extra, and the modules that it brings."""
+PRECISIONS: dict[str, dict[str, int | str]] = {
+    "gguf": {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k_m": 15, "q5_k_m": 17, "bf16": 32},
+    "ct2": {"": ""},
+    "ort-genai": {"float32": "fp32", "int4": "int4"},
+}
+"""By form, with the converter's own words: llama.h's enum llama_ftype; of the model builder's -p."""
 KEY_DIGITS = 12
 PARTS = (".safetensors", ".json", ".jinja", ".model")
 
@@ -38,6 +44,8 @@ def converted(model: Model, form: str, say: Callable[[str], None]) -> Model:
     kind, _, precision = form.partition(":")
     if kind not in NEEDED:
         raise UserError(f"the form {form!r} is unknown", f"known are {', '.join(NEEDED)}")
+    if precision not in PRECISIONS[kind]:
+        raise UserError(f"{kind} has no {precision or 'precision'} here", f"give {kind}:{f', {kind}:'.join(PRECISIONS[kind])}".rstrip(":"))
     extra, modules = NEEDED[kind]
     extras.require(f"converting to {kind}", extra, *modules)
     source = model.gguf_path if kind == "gguf" else model.path

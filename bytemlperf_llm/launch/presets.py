@@ -1,6 +1,6 @@
 """Servers by name: the command line that starts each. `{model}` is the checkpoint's folder, `{gguf}` its GGUF file, `{name}` what requests
-call it, `{host}` and `{port}` are those of --base-url, `{otlp}` is where --trace-requests receives spans. vLLM's has been run here; the
-others are as their documentation has them."""
+call it, `{host}` and `{port}` are those of --base-url, `{otlp}` is where --trace-requests receives spans. vLLM's and llama-cpp-python's have
+been run here; the others are as their documentation has them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ PRESETS = {
     "tgi": "text-generation-launcher --model-id {model} --hostname {host} --port {port}",
     "trtllm": f"trtllm-serve {{model}} {AT}",
     "llamacpp": f"llama-server --model {{gguf}} --alias {{name}} --metrics {AT}",
-    "llama-cpp-python": "python3 -m llama_cpp.server --model {gguf} --model_alias {name} --n_ctx 0 --host {host} --port {port}",
+    "llama-cpp-python": "python3 -m llama_cpp.server --model {gguf} --model_alias {name} --n_ctx 0 --interrupt_requests false "
+    "--host {host} --port {port}",
     "lmdeploy": "lmdeploy serve api_server {model} --model-name {name} --server-name {host} --server-port {port}",
     "openvino-model-server": "ovms --task text_generation --source_model {model} --model_name {name} "
     "--rest_bind_address {host} --rest_port {port}",

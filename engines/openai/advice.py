@@ -45,6 +45,11 @@ def wants_texts(error: EngineError) -> bool:
     return error.error_class in _SAYS_WHY and _names("texts", error.detail)
 
 
+def refuses_ids(error: EngineError) -> bool:
+    """Whether it may be the request's id, of which llama-cpp-python's server takes UUIDs alone, that was refused: without a word."""
+    return error.error_class == "http_4xx" and error.detail.rstrip(": ") == "HTTP 400"
+
+
 def fix_for(error: EngineError, sent: Collection[str] = (), extra: Collection[str] = ()) -> str | None:
     """The flag that helps, where the server's words name something that there is a flag for. `sent` are the fields of the
     request, `extra` those of them that the user gave."""

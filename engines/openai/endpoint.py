@@ -44,6 +44,7 @@ class Endpoint:
         reuse: bool,
         keyed: bool,
         key_fix: str,
+        id_header: str,
         trace_key: str = "",
     ) -> None:
         self.target, self.listing = target, Listing()
@@ -62,10 +63,14 @@ class Endpoint:
             self.scraper = Scraper(target.metrics, context)
         self._pool = Pool(target.host, target.port, context if target.tls else None, ending=DONE_EVENT, reuse=reuse)
         self._trace_key = trace_key
-        self._head = RequestHead(target.path, self._headers, trace_key)
-        self._heads: dict[str, RequestHead] = {}
+        self.name_ids(id_header)
 
     # -- a request ---------------------------------------------------------------
+
+    def name_ids(self, header: str) -> None:
+        """Requests' ids go out in this header from now on."""
+        self._id_header, self._heads = header, dict[str, RequestHead]()
+        self._head = RequestHead(self.target.path, self._headers, self._trace_key, header)
 
     def send(self, request: Request, body: bytes, recorder: Recorder) -> Awaitable[object]:
         """POST one body, when awaited; everything that arrives goes to the recorder. Raises EngineError then. (A coroutine of its own would
@@ -83,7 +88,7 @@ class Endpoint:
         name = request.traffic_class.name
         if name not in self._heads:
             headers = over(self._headers, dict(request.traffic_class.headers))
-            self._heads[name] = RequestHead(self.target.path, headers, self._trace_key)
+            self._heads[name] = RequestHead(self.target.path, headers, self._trace_key, self._id_header)
         return self._heads[name]
 
     # -- what the server says of itself --------------------------------------------

@@ -17,7 +17,7 @@ import ssl
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 from zlib import crc32
 
@@ -43,11 +43,11 @@ from engines.contract import (
     parse_options,
 )
 from engines.credentials import body_secrets, query_secrets
-from engines.openai.advice import CHAT_LIMITS, fix_for, wants_other_limit, wants_texts
+from engines.openai.advice import CHAT_LIMITS, fix_for, refuses_ids, wants_other_limit, wants_texts
 from engines.openai.bodies import LIMIT_FIELDS, Bodies, check_extra
 from engines.openai.decode import decode
 from engines.openai.endpoint import Endpoint
-from engines.openai.headers import json_object, read_key, request_headers
+from engines.openai.headers import ID_HEADER, OWN_ID_HEADER, json_object, read_key, request_headers
 from engines.openai.models import choose
 from engines.openai.outputs import OutputsDecoder
 from engines.openai.responses import decode_responses, spoken_in
@@ -83,6 +83,7 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     keep_alive: bool = True
     max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
     documents_field: Literal["auto", "documents", "texts"] = "auto"
+    request_id_header: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]+\Z")] = ID_HEADER
     ready_timeout_s: float = 0.0
     trace_key: str = ""
 
@@ -148,7 +149,7 @@ class OpenAIEngine:
         self._secrets += [*query_secrets(target.query), *secrets]
         keyed, tls = bool(self._secrets), partial(_tls_context, options)
         more: dict[str, Any] = {"reuse": options.keep_alive, "keyed": keyed, "key_fix": self._key_fix(), "trace_key": options.trace_key}
-        endpoint = Endpoint(target, headers, tls, options.transport, **more)
+        endpoint = Endpoint(target, headers, tls, options.transport, **more, id_header=options.request_id_header)
         self._secrets += endpoint.secrets
         return endpoint
 
@@ -208,6 +209,11 @@ class OpenAIEngine:
             self._options = msgspec.structs.replace(options, documents_field="texts")
             self._bodies = self._bodies_for(self._options)
             return {"documents_field": "texts"}
+        if refuses_ids(error) and options.request_id_header == ID_HEADER:
+            self._options = msgspec.structs.replace(options, request_id_header=OWN_ID_HEADER)
+            for endpoint in self._endpoints:
+                endpoint.name_ids(OWN_ID_HEADER)
+            return {"request_id_header": OWN_ID_HEADER}
         if options.max_tokens_field != "auto" or api != "chat" or self._bodies.limit_field != CHAT_LIMITS[0]:
             return {}
         other = wants_other_limit(error, CHAT_LIMITS[0])

@@ -20,6 +20,8 @@ from engines.trace_context import traceparent
 from engines.untrusted import UntrustedJson, decode_json
 
 MAX_KEY_BYTES = 64 * 1024
+ID_HEADER, OWN_ID_HEADER = "X-Request-Id", "X-Bmp-Request-Id"
+"""Of a request's id; and a name that no server looks for, where one takes UUIDs alone in the first (llama-cpp-python's)."""
 TRACEPARENT, TRACE = "traceparent", "{traceparent}"
 
 
@@ -48,16 +50,16 @@ def over(headers: dict[str, str], others: dict[str, str]) -> dict[str, str]:
 
 
 class RequestHead:
-    """The head of requests that have the same headers: `post` up to the value of X-Request-Id, `fixed` headers and their `lines`, and
+    """The head of requests that have the same headers: `post` up to the value of `id_header`, `fixed` headers and their `lines`, and
     `templates`, the headers whose value differs between requests. With a `trace_key` each has a traceparent of its own."""
 
-    def __init__(self, path: str, headers: Mapping[str, str], trace_key: str = "") -> None:
+    def __init__(self, path: str, headers: Mapping[str, str], trace_key: str = "", id_header: str = ID_HEADER) -> None:
         headers = over(dict(headers), {TRACEPARENT: TRACE}) if trace_key else headers
-        self._trace_key = trace_key
+        self._trace_key, self._id_header = trace_key, id_header
         self.templates = {name: value for name, value in headers.items() if PLACEHOLDER.search(value)}
         self.fixed = {name: value for name, value in headers.items() if name not in self.templates}
         self.lines = _lines(self.fixed)
-        self.post = b"POST %b HTTP/1.1\r\n%bX-Request-Id: " % (path.encode(), self.lines)
+        self.post = b"POST %b HTTP/1.1\r\n%b%b: " % (path.encode(), self.lines, id_header.encode())
 
     def more(self, request: Request) -> bytes:
         """The lines of the templates."""
@@ -65,7 +67,7 @@ class RequestHead:
 
     def headers_for(self, request: Request) -> dict[str, str]:
         """All of a request's headers."""
-        return {**self.fixed, "X-Request-Id": request.id, **self._filled(request)}
+        return {**self.fixed, self._id_header: request.id, **self._filled(request)}
 
     def _filled(self, request: Request) -> dict[str, str]:
         """A request on its own is a session of its own. Ids may come from a stranger's file: what is no plain text is percent-encoded."""

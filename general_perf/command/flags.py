@@ -13,7 +13,6 @@ from general_perf.choices import (
     MOST_SAMPLES,
     PUBLISHED,
     ArrivalProcess,
-    ConvertedFormat,
     Loop,
     Precision,
     Stage,
@@ -103,9 +102,13 @@ class Flags(What, Source, How, Load, Limits, Output):
 class ConvertFlags(Source, panel="Conversion"):
     """The command line of `bmp convert`."""
 
-    model: Annotated[str, Argument("Model of the zoo, or a card's YAML; see `bmp general models`.")]
+    model: Annotated[str, Argument("Model of the zoo, or a card's YAML (see `bmp general models`), or a language model.")]
     to: Annotated[
-        ConvertedFormat, Option("Target format: onnx, openvino, torch-export, or engine (what the backend loads on this machine).")
+        str,
+        Option(
+            "Target format: onnx, openvino, torch-export, or engine (what the backend loads on this machine); "
+            "of language models gguf:q8_0 (f16, …), ct2, ort-genai:int4."
+        ),
     ]
     out: Annotated[Path | None, Option("File to write. Default: MODEL with the format's ending, here.", "--out -o")] = None
     backend: Annotated[str, Option("For --to engine: openvino (default), onnxruntime, torch-inductor.")] = "openvino"

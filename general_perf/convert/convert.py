@@ -18,9 +18,11 @@ from typing import Any
 
 from bytemlperf.child.limits import usable_cores
 from bytemlperf.child.process import OFFLINE
+from bytemlperf.command.console import sayer
 from bytemlperf.errors import UserError, nearest
 from bytemlperf.extras import require
 from bytemlperf.lazy import onnxruntime, torch
+from bytemlperf.models import forms, resolve
 from general_perf.backends.contract import CompileOptions, SourceModel, quiet
 from general_perf.backends.onnx_files import OrtSession, cpu_session
 from general_perf.backends.registry import check_options
@@ -44,6 +46,8 @@ OWN_REASON = "the reason is the library's own; try another --to, --precision or 
 
 def run_convert(flags: ConvertFlags) -> int:
     """Convert, check, say. Exit status 0, or 1 where the file answers differently. Raises UserError."""
+    if flags.to.partition(":")[0] in forms.NEEDED:
+        return _language_model(flags)
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # NNCF and the converter would call home
     os.environ.update(OFFLINE)
     card, target = _checked(flags)
@@ -61,7 +65,17 @@ def run_convert(flags: ConvertFlags) -> int:
             raise UserError(f"{card.name} was not converted: {failure.error_class}: {failure.reason}", fix) from None
 
 
+def _language_model(flags: ConvertFlags) -> int:
+    """The form that an engine of LLM serving loads, in the cache, where that engine looks for it. Raises UserError."""
+    if flags.out is not None:
+        raise UserError(f"{flags.to} is kept in the cache, where engines find it", "leave out --out")
+    print(forms.converted(resolve(flags.model, sayer(quiet=False)), flags.to, sayer(quiet=False)).converted)
+    return 0
+
+
 def _checked(flags: ConvertFlags) -> tuple[Card, Path]:
+    if flags.to not in (*ENDINGS, "engine"):
+        raise UserError(f"--to {flags.to!r} is unknown", nearest(flags.to, [*ENDINGS, "engine", *forms.NEEDED]))
     if flags.to == "engine" and flags.backend not in ENGINES:
         raise UserError(f"backend '{flags.backend}' has no engine files", nearest(flags.backend, ENGINES))
     if flags.precision != "fp32" and (flags.to == "torch-export" or (flags.to == "engine" and flags.backend == "torch-inductor")):

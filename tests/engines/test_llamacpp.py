@@ -85,8 +85,10 @@ async def test_a_model_without_gguf_names_what_works() -> None:
 async def test_a_quantisation_that_is_none_is_refused_with_those_there_are() -> None:
     with pytest.raises(EngineUnavailable, match="q8_0"):
         LlamaCppEngine.conversion({"quantization": "q9"})
-    with pytest.raises(UserError, match="known are gguf, ct2, ort-genai"):
-        converted(Model(name="m"), "awq", pytest.fail)
+    for form, said in (("awq", "known are gguf, ct2, ort-genai"), ("gguf:q9", "gguf:q8_0"), ("ct2:int8", "give ct2")):
+        with pytest.raises(UserError) as refused:
+            converted(Model(name="m"), form, pytest.fail)
+        assert said in refused.value.fix
 
 
 async def test_options_are_checked() -> None:

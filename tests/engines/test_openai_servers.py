@@ -205,6 +205,22 @@ async def test_the_other_name_of_the_limit_is_taken_by_itself_and_kept(refusal):
     assert [("max_tokens" in body, body.get("max_completion_tokens")) for body in posts] == [(True, None), (False, 4), (False, 4)]
 
 
+async def test_a_server_that_takes_uuids_alone_as_ids_of_requests_gets_them_under_another_name():
+    """llama-cpp-python's: its middleware refuses others without a word."""
+
+    def answer(asked):
+        return page("400 Bad Request", b"") if "x-request-id" in asked.headers else stream()
+
+    async with answering(chat(answer)) as server:
+        engine, info = await started(server.url)
+        changed = await ready(engine, info)
+        engine, info = await started(server.url, **changed)
+        assert await ready(engine, info) == {}
+        posts = [asked.headers for asked in server.seen if asked.method == "POST"]
+    assert changed == {"request_id_header": "X-Bmp-Request-Id"}
+    assert ["x-bmp-request-id" in headers for headers in posts] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
