@@ -1,6 +1,6 @@
 """Servers by name: the command line that starts each. `{model}` is the checkpoint's folder, `{gguf}` its GGUF file, `{name}` what requests
-call it, `{host}` and `{port}` are those of --base-url, `{otlp}` is where --trace-requests receives spans. vLLM's and llama-cpp-python's have
-been run here; the others are as their documentation has them."""
+call it, `{host}` and `{port}` are those of --base-url, `{otlp}` is where --trace-requests receives spans. vLLM's and llama-cpp-python's
+have been run here; the others are as their documentation has them."""
 
 from __future__ import annotations
 
