@@ -30,6 +30,8 @@ LEVEL_SHIFT, RATE_SHIFT = 20, 27
 """A level is known every millisecond, a rate over an eighth of a second; over more in a long run."""
 BATCH = 1 << 16
 
+PLACED = "each stands where it ended by the time of day, one whose record keeps no time behind the one before"
+
 Fact = str | int | float | None
 Track = tuple[str, ...]
 """Names from the outermost group to the track."""
@@ -107,19 +109,21 @@ class Story(NamedTuple):
     note: str = ""
 
 
-def end_to_end(run: dict[str, Any], slices: Iterable[Slice]) -> Story:
-    """Of a run that keeps how long things took and not when: slices and stages that begin at 0 are laid one after the other. Raises
-    ValueError for a `started_at` that is none."""
+def placed(run: dict[str, Any], parts: Iterable[tuple[Slice, int]]) -> Story:
+    """Slices and stages that begin at 0, each with the time of day when it ended in Unix nanoseconds: where they were since the run began.
+    One without such a time (0) follows the one before. Raises ValueError for a `started_at` that is none."""
+    unix_ns = round(datetime.fromisoformat(run["started_at"]).timestamp() * NS_PER_S) if "started_at" in run else None
 
     def laid() -> Iterator[Slice]:
         at = 0
-        for place, part in enumerate(slices):
+        for place, (part, ended_unix_ns) in enumerate(parts):
+            if ended_unix_ns and unix_ns is not None:
+                at = max(ended_unix_ns - unix_ns - part.end_ns, 0)
             stages = [(name, at + start, at + end) for name, start, end in part.stages]
             yield msgspec.structs.replace(part, start_ns=at, end_ns=at + part.end_ns, stages=stages, choice=place)
             at += part.end_ns
 
-    unix_ns = round(datetime.fromisoformat(run["started_at"]).timestamp() * NS_PER_S) if "started_at" in run else None
-    return Story(laid(), unix_ns=unix_ns, note="the run keeps how long each took, not when: they are laid end to end from its start")
+    return Story(laid(), unix_ns=unix_ns, note=PLACED)
 
 
 class Sums:

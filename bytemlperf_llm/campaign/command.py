@@ -95,7 +95,14 @@ class Drive:
         began_s = time.monotonic()
         ended = run_child(order, self._run.folder / LOGS / f"{number:03}.log", campaign.time_limit_s)
         engine, scenario, load, repeat = job.key(campaign)
-        about = {"engine": engine, "scenario": scenario, "load": load, "repeat": repeat, "seed": order.flags["seed"]}
+        about = {
+            "engine": engine,
+            "scenario": scenario,
+            "load": load,
+            "repeat": repeat,
+            "seed": order.flags["seed"],
+            "ended_unix_ns": time.time_ns(),
+        }
         wall_s = round(time.monotonic() - began_s, 3)
         if ended.error:
             return JobRecord(**about, status="failed", reason=ended.error, wall_s=wall_s)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from bytemlperf.export.timeline import Slice, Story, end_to_end
+from bytemlperf.export.timeline import Slice, Story, placed
 from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, RunKind, Section, few, resume_command
 from bytemlperf.runs.records import RunRecords, once
@@ -36,7 +36,7 @@ class CampaignKind(RunKind):
 
     def story(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[JobRecord]) -> Story:  # noqa: ARG002
         """A slice a run, on its engine's track."""
-        return end_to_end(run, map(_slice, records))
+        return placed(run, ((_slice(record), record.ended_unix_ns) for record in records))
 
     def summarise(self, run: dict[str, Any], records: Iterable[JobRecord]) -> dict[str, Any]:
         """Verdict, counts of runs, and a row a cell; `gate` are the conditions and what failed of them."""

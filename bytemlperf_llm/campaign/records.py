@@ -19,7 +19,8 @@ Key = tuple[str, str, str, int]
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A run that has ended, or why there is none. `run` is its folder in the campaign's, `level` what its load was resolved to,
-    `found_rate` whether that was found by `auto`, `devices` how many its server was said to have. `figures` are without their samples."""
+    `found_rate` whether that was found by `auto`, `devices` how many its server was said to have, `ended_unix_ns` the time of day then.
+    `figures` are without their samples."""
 
     engine: str
     scenario: str
@@ -36,6 +37,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     devices: int | None = None
     found_rate: bool = False
     wall_s: float = 0.0
+    ended_unix_ns: int = 0
     figures: list[Figure] = []
 
     @property

@@ -226,10 +226,11 @@ class JobRecord(Record, kw_only=True, tag="job"):
     """The end of a job. Usability: what it took to get here with this backend.
 
     `stages_s` is where the time went, by stage (building the source belongs to compile, `start` is the process's own);
-    `reference_s` what the reference's own process took, 0 where its outputs were there already.
+    `reference_s` what the reference's own process took, 0 where its outputs were there already. `ended_unix_ns` is the time of day.
     """
 
     wall_s: float = 0.0
+    ended_unix_ns: int = 0
     stages_s: dict[str, float] = {}
     reference_s: float = 0.0
     peak_tree_bytes: int | None = None

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import time_ns
 
 import msgspec
 
@@ -118,7 +119,7 @@ class _Attempt:
     def _conclude(self, ended: Ended) -> None:
         """The process's own end, with the first failure of its stages; or what ended the process."""
         end = self._end
-        end.wall_s = end.wall_s or ended.wall_s
+        end.wall_s, end.ended_unix_ns = end.wall_s or ended.wall_s, time_ns()
         end.peak_tree_bytes = max(ended.peak_tree_bytes, self._peak_bytes)
         end.reference_s = self._reference_s
         if ended.error_class:

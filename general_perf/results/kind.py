@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.export.timeline import Fact, Slice, Story, end_to_end
+from bytemlperf.export.timeline import Fact, Slice, Story, placed
 from bytemlperf.runs.kinds import Figure, PlannedJob, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VerdictName, median_reasons, worst
@@ -129,7 +129,7 @@ class GeneralKind(RunKind):
 
     def story(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> Story:  # noqa: ARG002
         """A slice a job with its stages, on its backend's track."""
-        return end_to_end(run, _slices(records))
+        return placed(run, _slices(records))
 
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Records) -> list[Section]:  # noqa: ARG002
         """Rows, speed of a few, failures."""
@@ -139,7 +139,7 @@ class GeneralKind(RunKind):
 KIND = GeneralKind()
 
 
-def _slices(records: Records) -> Iterator[Slice]:
+def _slices(records: Records) -> Iterator[tuple[Slice, int]]:
     """Of every attempt that came to its end, with the throughput of its points."""
     points: dict[str, Fact] = {}
     for record in records:
@@ -148,7 +148,7 @@ def _slices(records: Records) -> Iterator[Slice]:
         if isinstance(record, JobRecord):
             ends = accumulate(round(seconds * NS_PER_S) for seconds in record.stages_s.values())
             stages = [(name, start, end) for name, (start, end) in zip(record.stages_s, pairwise([0, *ends]), strict=True)]
-            yield Slice(
+            job = Slice(
                 noun="job",
                 track=("jobs", record.backend),
                 name=record.job,
@@ -158,6 +158,7 @@ def _slices(records: Records) -> Iterator[Slice]:
                 facts={"status": record.status, "reason": record.reason, "reference_s": record.reference_s, **points},
                 failed=record.error_class or record.status if record.status == "failed" else "",
             )
+            yield job, record.ended_unix_ns
             points = {}
 
 

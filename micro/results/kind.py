@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from bytemlperf.export.timeline import Slice, Story, end_to_end
+from bytemlperf.export.timeline import Slice, Story, placed
 from bytemlperf.hardware.peaks import MEASURED
 from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end, few
 from bytemlperf.runs.records import once
@@ -94,7 +94,7 @@ class MicroKind(RunKind):
 
     def story(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Row]) -> Story:  # noqa: ARG002
         """A slice a row, on its operator's track."""
-        return end_to_end(run, map(_slice, records))
+        return placed(run, ((_slice(row), row.ended_unix_ns) for row in records))
 
     def terminal(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[Row]) -> list[Section]:  # noqa: ARG002
         """A table an operator, and the machine's condition."""

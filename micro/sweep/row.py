@@ -26,7 +26,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     collectives and links, `skew` the median sample's (slowest − fastest rank) / slowest. `efficiency` holds
     shares of peaks (micro/roofline.py): mfu, mbu, cbu and roof, each with _measured (this machine's own peaks)
     or _sheet (the data sheet's). `threads` are a worker's, or each rank's; `conditions` what else went on
-    while it was timed. A row above a measured roof is `failed` with all its figures.
+    while it was timed, `ended_unix_ns` the time of day when it ended. A row above a measured roof is `failed` with all its figures.
     """
 
     op: str
@@ -59,6 +59,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None = None
     conditions: Conditions | None = None
     duration_s: float | None = None
+    ended_unix_ns: int = 0
 
     @property
     def case(self) -> str:

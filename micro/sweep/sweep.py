@@ -175,6 +175,7 @@ class Sweep:
             threads=self.hellos[OPERATORS[case.op].runner].threads,
             conditions=outcome.conditions,
             duration_s=round(duration_s, 3),
+            ended_unix_ns=time.time_ns(),
         )
         if timed is None:
             return row

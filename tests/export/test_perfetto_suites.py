@@ -37,9 +37,10 @@ def drawn(folder, run, records, summary=None):
 
 def test_rows_of_a_sweep_are_laid_end_to_end_on_their_operators_tracks(tmp_path):
     run, rows = run_and_records()
+    rows = [row | {"ended_unix_ns": 0} for row in rows]  # as older ones are
     trace, said = drawn(tmp_path / "run", run, rows, {"verdict": "partial", "reasons": ["of 11 cases 1 failed"]})
     assert f"{len(rows)} of {len(rows)} cases" in said
-    assert "not when" in said
+    assert "behind the one before" in said
     slices = {one.name: one for one in trace.slices}
     at_ns = 0
     for row in rows:
@@ -51,6 +52,16 @@ def test_rows_of_a_sweep_are_laid_end_to_end_on_their_operators_tracks(tmp_path)
     verdict = next((at_ns, facts) for _, name, at_ns, facts in trace.instants if name == "verdict: partial")
     assert verdict == (at_ns, {"reason 1": "of 11 cases 1 failed"})
     assert trace.clocks[REALTIME] == round(datetime.fromisoformat(STARTED).timestamp() * S)
+
+
+def test_rows_that_keep_when_they_ended_stand_there(tmp_path):
+    run, rows = run_and_records()
+    began_ns = round(datetime.fromisoformat(STARTED).timestamp() * S)
+    rows = [row | {"duration_s": 1.5, "ended_unix_ns": began_ns + (10 * place + 2) * S} for place, row in enumerate(rows[:3])]
+    trace, _ = drawn(tmp_path / "run", run, [*rows, rows[0] | {"key": "no time", "ended_unix_ns": 0}])
+    slices = {one.name: (one.start_ns / S, one.end_ns / S) for one in trace.slices}
+    assert [slices[row["key"]] for row in rows] == [(0.5, 2.0), (10.5, 12.0), (20.5, 22.0)]
+    assert slices["no time"] == (22.0, 23.5)
 
 
 def test_a_models_row_has_its_stages(tmp_path):
