@@ -1,9 +1,9 @@
 """Where the time went: the stages of a request, in a usual one and in the slowest ones.
 
 A request's time is cut at the stamps planned → sent → queued → scheduled → first token → last token →
-delivered. Where the engine gives no stamps of its own, what the client saw is all: planned → sent →
-first token → last token (of vectors and scores: the response). Shares are sums over a group of requests divided by their summed latency, so
-that they add up to 1.
+delivered. Where the engine gives no stamps of its own, durations that the server told of its queue and prefill cut out of the time to the
+first token what it names; without them what the client saw is all: planned → sent → first token → last token (of vectors and scores: the
+response). Shares are sums over a group of requests divided by their summed latency, so that they add up to 1.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import bars
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
-from bytemlperf.statistics.columns import ABSENT, Column, Floats
+from bytemlperf.statistics.columns import ABSENT, Column, Floats, Mask
+from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.metrics.definitions import STAGES
+from bytemlperf_llm.metrics.server_tally import COLUMN
 from bytemlperf_llm.pages.columns import RunColumns
 
 GROUP = "Where the time went"
@@ -24,10 +26,13 @@ SLOWEST = ((459, 0.99, "slowest 1 %"), (44, 0.9, "slowest 10 %"), (0, 0.75, "slo
 """From so many requests on, the slowest are those beyond this share: as many as a p99, a p90 needs."""
 
 WORTH_SAYING = 0.05
+MOSTLY = 0.9
+"""Of so many answered requests the stages must be known; the others' are what the client saw."""
 
 STAGES_SHOWN = {
     "waiting to be sent": ("@7", "was due, but not sent yet"),
     "reaching the engine": ("@5", "was on its way to the engine"),
+    "network, front end": ("@5", "was in the network or in the server's front end"),
     "engine queue": ("@1", "waited in the engine's queue"),
     "prefill": ("@2", "was being prefilled, up to its first token"),
     "to the first token": ("@2", "waited for its first token"),
@@ -36,6 +41,8 @@ STAGES_SHOWN = {
     "delivery": ("@4", "had its last token on its way back"),
 }
 """Colour of each, and what a request did in it."""
+
+ENGINE_STAGES = ("reaching the engine", "engine queue", "prefill", "decode", "delivery")
 
 
 class Stage(NamedTuple):
@@ -53,21 +60,43 @@ class Group(NamedTuple):
     mean_ms: float
 
 
-def stages_of(columns: RunColumns) -> tuple[list[Stage], bool]:
-    """The stages of answered requests, and whether they are the engine's own."""
+def stages_of(columns: RunColumns) -> tuple[list[Stage], str]:
+    """The stages of answered requests, in order, and where they come from, in a sentence."""
+    rows, streams = columns.answered, columns.streams
+    seen = [numpy.nan_to_num(columns.between(*ends)[rows]) for ends in (("sent", "due"), ("first", "sent"), ("last", "first"))]
+    waiting, to_first, decode = seen
+    parts, known, source = _own(columns, to_first)
+    if not len(known) or known.mean() < MOSTLY:
+        until = "first token" if streams else "response"
+        source = f"The engine reports no timestamps: the stages before the {until} can't be separated."
+        to_end = numpy.nan_to_num(columns.between("last", "sent")[rows])
+        client = {"to the first token": to_first, "decode": decode} if streams else {"to the response": to_end}
+        return [Stage(name, values) for name, values in ({"waiting to be sent": waiting} | client).items()], source
+    cut = {"waiting to be sent": waiting} | {name: numpy.where(known, values, 0.0) for name, values in parts.items()}
+    if unknown := int((~known).sum()):
+        source += f" {unknown:,} of {len(known):,} requests have none."
+        cut["to the first token"] = numpy.where(known, cut.get("to the first token", 0.0), to_first)
+    cut["decode"] = numpy.where(known, parts.get("decode", decode), decode)
+    return [Stage(name, cut[name]) for name in STAGES_SHOWN if name in cut], source
+
+
+def _own(columns: RunColumns, to_first: Floats) -> tuple[dict[str, Floats], Mask, str]:
+    """What the engine says of its stages, ms, of which answered requests it is known, and how it says it."""
     rows = columns.answered
-    waiting = columns.between("sent", "due")[rows]
-    engine = [columns.raw(name)[rows] for name in STAGES]
-    if len(waiting) and all((part != ABSENT).all() for part in engine):
-        names = ("reaching the engine", "engine queue", "prefill", "decode", "delivery")
-        own = [Stage(name, part / 1e6) for name, part in zip(names, engine, strict=True)]
-        return [Stage("waiting to be sent", waiting), *own], True
-    if columns.streams:
-        parts = {"to the first token": columns.between("first", "sent"), "decode": columns.between("last", "first")}
-    else:
-        parts = {"to the response": columns.between("last", "sent")}
-    known = [Stage("waiting to be sent", waiting), *(Stage(name, values[rows]) for name, values in parts.items())]
-    return [Stage(stage.name, numpy.nan_to_num(stage.values_ms)) for stage in known], False
+    stamps = dict(zip(ENGINE_STAGES, (columns.raw(name)[rows] for name in STAGES), strict=True))
+    known = numpy.logical_and.reduce([part != ABSENT for part in stamps.values()])
+    if known.any():
+        return {name: part / NS_PER_MS for name, part in stamps.items()}, known, "Split at the engine's own timestamps."
+    told = {
+        name: columns.raw(COLUMN.format(own))[rows]
+        for name, own in (("engine queue", "queue"), ("prefill", "prefill"))
+        if COLUMN.format(own) in columns.acc.columns
+    }
+    parts = {name: part / NS_PER_MS for name, part in told.items()}
+    rest = to_first - sum(parts.values(), 0.0 * to_first)
+    known = numpy.logical_and.reduce([part != ABSENT for part in told.values()]) & (rest >= 0) if told else rest < 0
+    parts["network, front end" if "prefill" in parts else "to the first token"] = rest
+    return parts, known & columns.streams, "Split by the durations that the server told of each request; the rest is what the client saw."
 
 
 def _group_rows(latency_ms: Floats, low: float, high: float) -> Column:
@@ -88,7 +117,7 @@ def stage_sections(columns: RunColumns) -> list[Section]:
     """A sentence, a plot and a table; nothing where nothing was answered."""
     if not columns.answered.any():
         return []
-    stages, from_engine = stages_of(columns)
+    stages, source = stages_of(columns)
     e2e, ttft = (columns.latencies[name][columns.answered] for name in ("e2e", "ttft"))
     beyond, slow_name = next((share, name) for least, share, name in SLOWEST if len(e2e) >= least)
     until_first = [stage for stage in stages if stage.name not in ("decode", "delivery")]
@@ -103,12 +132,6 @@ def stage_sections(columns: RunColumns) -> list[Section]:
     ]
     found = [Group(name, shares(parts, rows), float(latency[rows].mean())) for name, parts, rows, latency in groups]
     sentence = " ".join([_sentence(group) for group in found[1::2]])
-    until = "first token" if columns.streams else "response"
-    source = (
-        "Split at the engine's own timestamps."
-        if from_engine
-        else f"The engine reports no timestamps: the stages before the {until} can't be separated."
-    )
     return [Text(body=sentence, group=GROUP), _plot(found), _table(found, source)]
 
 
