@@ -228,7 +228,8 @@ class Decoded(msgspec.Struct, kw_only=True):
 
     Where chunks are events, not tokens, `shown_tokens` is how many tokens the events show by themselves: `tokens_per_chunk` may
     sum to more, spread by what usage reports. `hidden_tokens` of usage's output weren't streamed (reasoning). `outputs` are the vectors
-    or scores of a request of inputs. `thought` is there where the stream has reasoning.
+    or scores of a request of inputs. `thought` is there where the stream has reasoning. `server` is what a server says of
+    the request beside its answer, `server_id` the id that it gives it, as it came.
     """
 
     tokens_per_chunk: list[int]
@@ -240,6 +241,7 @@ class Decoded(msgspec.Struct, kw_only=True):
     thought: Thought | None = None
     outputs: int = 0
     server: ServerFacts | None = None
+    server_id: str | None = None
     error_class: ErrorClass | None = None
     error_detail: str = ""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from itertools import repeat
 from operator import sub
+
+import msgspec
 
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.record.record import RequestRecord
@@ -12,6 +15,7 @@ from engines.contract import Decoded, Finish, Request, ServerFacts, Stages, Usag
 from engines.images import bytes_of
 
 _NO_USAGE = Usage()
+_ID = re.compile(r"[!-~]{1,128}")
 
 
 def make_record(
@@ -57,7 +61,7 @@ def make_record(
         token_source="usage" if output_tokens == usage_tokens else "chunks",
         finish_reason=finish.reason or decoded.reason,
         stages=None if finish.stages is None else _stages_since(origin_ns, finish.stages),
-        server=None if decoded.server is None else _of_its_own(decoded.server, request.id),
+        server=decoded.server if decoded.server_id in (None, request.id) else _known_by(decoded.server_id, decoded.server),
         output_sha256=hashlib.sha256(decoded.text.encode("utf-8", "surrogatepass")).hexdigest() if decoded.text else None,
     )
     if (thought := decoded.thought) is not None:
@@ -66,11 +70,11 @@ def make_record(
     return record
 
 
-def _of_its_own(server: ServerFacts, sent_id: str) -> ServerFacts | None:
-    """Without the id that it only gives back."""
-    if server.request_id != sent_id:
+def _known_by(own_id: str | None, server: ServerFacts | None) -> ServerFacts | None:
+    """With an id of the server's own, where that is a word of bounded length."""
+    if own_id is None or not _ID.fullmatch(own_id):
         return server
-    return ServerFacts(durations_ns=server.durations_ns, refused=server.refused) if server.durations_ns or server.refused else None
+    return msgspec.structs.replace(server or ServerFacts(), request_id=own_id)
 
 
 def _since(origin_ns: int, stamp_ns: int | None) -> int | None:

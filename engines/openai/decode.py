@@ -15,18 +15,18 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate, islice, repeat, takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from engines.contract import Decoded, ErrorClass, ServerFacts
+from engines.contract import Decoded, ErrorClass
 from engines.http import sse
 from engines.http.http1 import Head, HttpParseError, Response, parse_head, parse_response
 from engines.http.pool import MAX_READS, MAX_RESPONSE_BYTES
 from engines.http.sse import SseParser
 from engines.openai.alike import Alike, take_alike
 from engines.openai.events import EMPTY, MAX_WORDS_CHARS, SAYS, Event, decode_events, foreign_words, read_event
-from engines.openai.head_facts import head_facts
+from engines.openai.head_facts import HeadFacts, head_facts
 from engines.openai.meaning import Meaning, assemble, meaning_of
 from engines.untrusted import UntrustedJson, decode_json, whole_text
 
@@ -117,7 +117,7 @@ def _decode_fast(reads: Sequence[bytes], usage: bool = True) -> Decoded | None:
     if not meaning.said:
         return None
     decoded = assemble(meaning, events_per_read, done=True)
-    decoded.server = head.server
+    decoded.server, decoded.server_id = head
     return decoded
 
 
@@ -191,20 +191,14 @@ def _events_per_read(reads: Sequence[bytes], event_count: int) -> list[int] | No
     return counts if sum(counts) == event_count else None
 
 
-class _StreamHead(NamedTuple):
-    """The head of a token stream, and what the server says in it of the request."""
-
-    server: ServerFacts | None
-
-
 @lru_cache(maxsize=256)
-def _stream_head(head: bytes) -> _StreamHead | None:
-    """None where it is no token stream's; cached, since a server's heads repeat."""
+def _stream_head(head: bytes) -> HeadFacts | None:
+    """What the head of a token stream says of its request; None where it is no such stream's; cached, since a server's heads repeat."""
     try:
         parsed = parse_head(head)
     except HttpParseError:
         return None
-    return None if parsed is None or classify(parsed[0], b"data") is not None else _StreamHead(head_facts(parsed[0].headers))
+    return None if parsed is None or classify(parsed[0], b"data") is not None else head_facts(parsed[0].headers)
 
 
 # -- slow path -------------------------------------------------------------------
@@ -233,7 +227,9 @@ def _decode_body(head: Head, bodies: Sequence[bytes], usage: bool = True, meant:
     read = meant or _meant
     refused = classify(head, b"".join(_up_to(bodies, CLASSIFIED_BYTES))[:CLASSIFIED_BYTES])
     if refused is not None:
-        return _failed(len(bodies), *refused, head_facts(head.headers))
+        decoded = _failed(len(bodies), *refused)
+        decoded.server, decoded.server_id = head_facts(head.headers)
+        return decoded
     parser = SseParser()
     events: list[Event] = []
     events_per_read: list[int] = []
@@ -261,7 +257,8 @@ def _decode_body(head: Head, bodies: Sequence[bytes], usage: bool = True, meant:
             break
     events_per_read += [0] * (len(bodies) - len(events_per_read))
     decoded = assemble(meaning_of(events, usage=usage), events_per_read, done=done)
-    decoded.text, decoded.server = whole_text(decoded.text), head_facts(head.headers)
+    decoded.text = whole_text(decoded.text)
+    decoded.server, decoded.server_id = head_facts(head.headers)
     if problem is not None and decoded.error_class != "error_in_stream":
         decoded.error_class, decoded.error_detail = problem
     elif decoded.error_class in ("truncated_stream", "malformed_stream"):
@@ -347,5 +344,5 @@ def words_of(body: bytes) -> str:
         return ""
 
 
-def _failed(read_count: int, error_class: ErrorClass, detail: str, server: ServerFacts | None = None) -> Decoded:
-    return Decoded(tokens_per_chunk=[0] * read_count, text="", error_class=error_class, error_detail=detail, server=server)
+def _failed(read_count: int, error_class: ErrorClass, detail: str) -> Decoded:
+    return Decoded(tokens_per_chunk=[0] * read_count, text="", error_class=error_class, error_detail=detail)

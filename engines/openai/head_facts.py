@@ -8,36 +8,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from engines.contract import ServerFacts
 
 MAX_DURATIONS = 16
 MAX_HEADER_CHARS = 8 * 1024
-MAX_ID_CHARS = 128
-IDS = ("x-request-id", "request-id")
 NS_PER_MS = 1e6
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)(?:"|$)')
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}")
 _MILLISECONDS = re.compile(r"\d{1,8}(?:\.\d{1,12})?")
-_ID = re.compile(rf"[!-~]{{1,{MAX_ID_CHARS}}}")
 
 
-def head_facts(headers: Mapping[str, str]) -> ServerFacts | None:
-    """None where the head has neither."""
-    timing = headers.get("server-timing")
-    own_id = next((headers[name] for name in IDS if name in headers), None)
-    if timing is None and own_id is None:
-        return None
-    durations_ns, refused = durations_of(timing or "")
-    known_by = own_id if own_id is not None and _ID.fullmatch(own_id) else None
-    return ServerFacts(durations_ns=durations_ns, request_id=known_by, refused=refused)
+class HeadFacts(NamedTuple):
+    """Durations, and the id as it came: most servers give back the one that was sent."""
+
+    server: ServerFacts | None
+    server_id: str | None
+
+
+def head_facts(headers: Mapping[str, str]) -> HeadFacts:
+    """Runs once a response."""
+    timing, server_id = headers.get("server-timing"), headers.get("x-request-id") or headers.get("request-id")
+    if timing is None:
+        return HeadFacts(None, server_id)
+    durations_ns, refused = durations_of(timing)
+    return HeadFacts(ServerFacts(durations_ns=durations_ns, refused=refused), server_id)
 
 
 def durations_of(timing: str) -> tuple[dict[str, int], int]:
     """The durations by name, in ns, the last of equal names, and how many metrics were refused. One without a duration is no more than a
     mark, and neither."""
     found: dict[str, int] = {}
-    metrics = _QUOTED.sub(_number_or_nothing, timing[:MAX_HEADER_CHARS]).split(",") if timing else []
+    metrics = _QUOTED.sub(_number_or_nothing, timing[:MAX_HEADER_CHARS]).split(",")
     refused = max(0, len(metrics) - MAX_DURATIONS) + (len(timing) > MAX_HEADER_CHARS)
     for metric in metrics[:MAX_DURATIONS]:
         name, *parameters = (part.strip() for part in metric.split(";"))

@@ -55,7 +55,7 @@ class OutputsDecoder:
         except HttpParseError as error:
             decoded.error_class, decoded.error_detail = "malformed_stream", str(error)
             return decoded
-        decoded.server = head_facts(head.headers)
+        decoded.server, decoded.server_id = head_facts(head.headers)
         refused = classify(head, body[:CLASSIFIED_BYTES], stream=False) or _error_in(body)
         if refused is not None:
             decoded.error_class, decoded.error_detail = refused

@@ -8,7 +8,7 @@ import pytest
 from bytemlperf_llm.loadgen.recorder import RequestRecorder
 from bytemlperf_llm.loadgen.stamped import make_record
 from bytemlperf_llm.record.record import RequestRecord
-from engines.contract import Decoded, Finish, Thought, Usage
+from engines.contract import Decoded, Finish, ServerFacts, Thought, Usage
 from tests.virtual import make_request
 
 
@@ -46,3 +46,15 @@ def test_reasoning_has_the_stamps_of_its_first_token_and_of_the_answers():
     assert (record.reasoning_ns, record.answer_ns, record.streamed_reasoning_tokens) == (record.chunk_ns[3], record.chunk_ns[9], 6)
     assert record_of(Decoded(tokens_per_chunk=[1] * 20, text="x", thought=Thought(3, None, 17))).answer_ns is None
     assert b"reasoning" not in msgspec.json.encode(record_of(Decoded(tokens_per_chunk=[1] * 20, text="x")))
+
+
+@pytest.mark.parametrize(
+    ("server_id", "known_by"),
+    [(None, None), ("r0", None), ("req_1", "req_1"), ("two words", None), ("x" * 129, None), ("\x1b[31m", None)],
+    ids=["none", "ours", "its own", "two words", "long", "control characters"],
+)
+def test_a_servers_own_id_is_kept_where_it_is_a_short_word(server_id, known_by):
+    record = record_of(Decoded(tokens_per_chunk=[1], text="a", server_id=server_id))
+    assert record.server == (None if known_by is None else ServerFacts(request_id=known_by))
+    timed = record_of(Decoded(tokens_per_chunk=[1], text="a", server=ServerFacts(durations_ns={"queue": 5}), server_id=server_id))
+    assert timed.server == ServerFacts(durations_ns={"queue": 5}, request_id=known_by)
