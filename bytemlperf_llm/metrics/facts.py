@@ -31,8 +31,11 @@ class SloMs(msgspec.Struct, frozen=True, kw_only=True):
 
     def met(self, ttft_ns: int, tpot_ns: int | None, e2e_ns: int) -> bool:
         """Whether a response met every target of requests; one token has no TPOT, and can't miss its target."""
-        pairs = ((self.ttft, ttft_ns), (self.tpot, tpot_ns), (self.e2e, e2e_ns))
-        return all(limit is None or ns is None or ns <= limit * NS_PER_MS for limit, ns in pairs)
+        return (
+            (self.ttft is None or ttft_ns <= self.ttft * NS_PER_MS)
+            and (self.tpot is None or tpot_ns is None or tpot_ns <= self.tpot * NS_PER_MS)
+            and (self.e2e is None or e2e_ns <= self.e2e * NS_PER_MS)
+        )
 
 
 class SessionFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,7 +87,7 @@ class RequestRecord(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True):
     def log(self, append: Callable[[RequestRecord], None]) -> None:
         """Give it to `append` as a log has it. Raises what that raises."""
         stamps = self.chunk_ns
-        self.chunk_gaps_ns, self.chunk_ns = [*stamps[:1], *map(sub, stamps[1:], stamps)], []
+        self.chunk_gaps_ns, self.chunk_ns = list(map(sub, stamps, (0, *stamps))), []
         try:
             append(self)
         finally:
