@@ -6,6 +6,7 @@ from typing import Any
 
 from bytemlperf.report.text import number
 from bytemlperf.runs.kinds import Table, Text
+from bytemlperf.units import NS_PER_S
 
 GROUP = "Latency"
 LABELS = {
@@ -36,14 +37,30 @@ def _own(summary: dict[str, Any]) -> list[Table | Text]:
     if not server:
         return [*way]
     missing = [Text(body=text, detail=True, group=GROUP) for text in server["missing"]]
+    counts = [_counts(server["counts"], summary)] if server["counts"] else []
     if not server["latencies"]:
-        return [*way, *missing]
+        return [*way, *missing, *counts]
     others = f" The server counted {server['other_requests']:,} requests of others." if server["other_requests"] else ""
     rows = [row for name in sorted(server["latencies"], key=_place) for row in _rows(name, server["latencies"][name], network)]
     columns = ["ms", "count", "mean", "p50", "p99", "client", "gap"]
     title, spare = "Server and client", ("count", "p50")
     table = Table(title=title, columns=columns, rows=rows, note=NOTE + others, group=GROUP, spare=spare, detail=True)
-    return [table, *way, *missing]
+    return [table, *way, *missing, *counts]
+
+
+def _counts(counts: dict[str, float], summary: dict[str, Any]) -> Table:
+    """What it counted during the measured part, altogether and a second of it."""
+    whole = (summary.get("steady_state") or {}).get("whole") or {"start_ns": 0, "end_ns": 0}
+    span_s = (whole["end_ns"] - whole["start_ns"]) / NS_PER_S
+    rows: list[list[str | float | int | None]] = [
+        [name.replace("_", " "), count, count / span_s if span_s else None] for name, count in counts.items()
+    ]
+    rows += [
+        [f"{role.replace('_', ' ')}tokens a step", counts[f"{role}step_tokens"] / steps, None]
+        for name, steps in counts.items()
+        if name.endswith("steps") and steps and f"{(role := name.removesuffix('steps'))}step_tokens" in counts
+    ]
+    return Table(title="Counted by the server", columns=["", "in the run", "a second"], rows=rows, folded=True, group=GROUP)
 
 
 def energy_sections(summary: dict[str, Any]) -> list[Text]:

@@ -59,7 +59,7 @@ class Endpoint:
         if self.transport == "aiohttp":
             proxy = None if self._proxy is None else self._proxy.url
             self._aiohttp = AiohttpTransport(target.url, context, proxy=proxy, reuse=reuse, private=keyed or bool(self.secrets))
-        else:
+        if self._proxy is None:
             self.scraper = Scraper(target.metrics, context)
         self._pool = Pool(target.host, target.port, context if target.tls else None, ending=DONE_EVENT, reuse=reuse)
         self._trace_key = trace_key

@@ -118,7 +118,7 @@ async def test_other_pages_of_metrics_are_read_under_their_names_and_one_without
         try:
             told = await engine.counted()
             assert told[""].counts == {"output_tokens": 7.0}
-            assert told["gpu"].missing == ("said nothing 4 of the 4 times that it was asked (nothing on it is known)", UNKNOWN)
+            assert told["gpu"].missing == ("said nothing 4 of the 4 reads (nothing on it is known)", UNKNOWN)
             assert {asked.target for asked in other.seen} == {"/m?key=s3cret", "/metrics"}
             assert "s3cret" in engine.secrets()
             assert [asked for asked in server.seen if asked.target == "/metrics"] == []

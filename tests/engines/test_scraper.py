@@ -168,7 +168,7 @@ def test_a_page_that_is_bad_this_time_is_asked_for_again_and_how_often_is_said(s
     assert told == ["", said, said]
     counted = page.counted()
     assert counted.counts["drafts"] == 10
-    assert counted.missing == (f"said nothing 2 of the 4 times that it was asked ({said})",)
+    assert counted.missing == (f"said nothing 2 of the 4 reads ({said})",)
 
 
 def test_a_page_that_is_gone_at_the_end_says_nothing_of_the_whole(serve):
@@ -176,7 +176,7 @@ def test_a_page_that_is_gone_at_the_end_says_nothing_of_the_whole(serve):
     page = Scraper([server.url])
     assert not page.ask().problem
     counted = page.counted()
-    assert counted == Counted(missing=("said nothing 3 of the 4 times that it was asked (HTTP 503)", UNKNOWN))
+    assert counted == Counted(missing=("said nothing 3 of the 4 reads (HTTP 503)", UNKNOWN))
 
 
 def test_a_page_that_drips_is_given_up(serve, monkeypatch):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from bytemlperf.runs.kinds import Table
 from bytemlperf_llm.metrics.counted import counted_of, total
 from bytemlperf_llm.metrics.prefix import ServerCounts, server_counts
 from bytemlperf_llm.metrics.server import bucket_ms, network_of, network_warnings, server_of
@@ -16,6 +19,11 @@ from engines.contract import Counted, Histogram
 from engines.counted import UNKNOWN, grown
 
 TTFT = Histogram(upper_s=(0.1, 0.5), counts=(3, 10, 11), sum_s=3.05)
+
+
+def told(latencies: dict[str, Any], others: int = 0, missing: Sequence[str] = (), **counts: dict[str, float]) -> dict[str, Any]:
+    """`server` of summary.json."""
+    return {"latencies": latencies, "other_requests": others, "missing": missing, "counts": counts.get("counts", {})}
 
 
 def of(*values: int, sum_s: float = 0.0) -> Counted:
@@ -85,21 +93,38 @@ def test_the_gap_is_the_clients_mean_less_the_servers():
 
 def test_the_page_has_a_row_for_each_with_what_others_sent():
     latency = {"count": 11, "mean_ms": 300.0, "p50_ms": [100.0, 500.0], "p99_ms": [500.0, None], "client_mean_ms": 305.0, "gap_ms": 5.0}
-    table = server_sections({"server": {"latencies": {"prefill_queue": latency, "ttft": latency}, "other_requests": 2, "missing": []}})[0]
+    table = server_sections({"server": told({"prefill_queue": latency, "ttft": latency}, others=2)})[0]
     assert table.rows[0] == ["TTFT", 11, 300.0, "100 – 500", "above 500", 305.0, 5.0]
     assert table.rows[1][0] == "prefill queue"
     assert "2 requests of others" in table.note
     network = {"ttft_share": 0.001, "min_ms": 0.1, "median_ms": 0.5, "max_ms": 0.9, "jitter_ms": 0.2, "connections": 16}
-    table = server_sections({"network": network, "server": {"latencies": {"ttft": latency}, "other_requests": 0, "missing": ["oh"]}})[0]
+    table = server_sections({"network": network, "server": told({"ttft": latency}, missing=["oh"])})[0]
     assert [(row[0], row[-1]) for row in table.rows[1:]] == [
         ("gap: network", 0.5),
         ("gap: admission, client", 4.5),
     ]
     bare = latency | {"p50_ms": [0.0, None], "p99_ms": [0.0, None], "gap_ms": None}
-    assert server_sections({"server": {"latencies": {"e2e": bare}, "other_requests": 0, "missing": []}})[0].rows[0][3:5] == [None, None]
-    (told,) = server_sections({"server": {"latencies": {}, "other_requests": 0, "missing": ["metrics of gpu: oh"]}})
-    assert told.body == "metrics of gpu: oh"
+    assert server_sections({"server": told({"e2e": bare})})[0].rows[0][3:5] == [
+        None,
+        None,
+    ]
+    (text,) = server_sections({"server": told({}, missing=["metrics of gpu: oh"])})
+    assert text.body == "metrics of gpu: oh"
     assert server_sections({}) == []
+
+
+def test_what_the_server_counted_stands_altogether_and_a_second():
+    counts = {"decode_steps": 100.0, "decode_step_tokens": 2500.0, "requests": 50.0}
+    summary = {"steady_state": {"whole": {"start_ns": 0, "end_ns": 10_000_000_000}}}
+    (table,) = server_sections({**summary, "server": told({}, counts=counts)})
+    assert isinstance(table, Table)
+    assert table.folded
+    assert table.rows == [
+        ["decode steps", 100.0, 10.0],
+        ["decode step tokens", 2500.0, 250.0],
+        ["requests", 50.0, 5.0],
+        ["decode tokens a step", 25.0, None],
+    ]
 
 
 def test_the_network_has_a_share_of_a_small_ttft_and_is_said_where_it_is_large():
