@@ -276,6 +276,16 @@ def engine_check(
     raise typer.Exit(check(name, flags, asked, sys.argv))
 
 
+@engine_app.command("new", short_help="Write a package with a working engine of your own.")
+@with_flags
+def engine_new(name: Annotated[str, Argument("Name of the engine.")]) -> None:
+    """Write the folder bmp-NAME: a package with an engine that says prompts back, its entry point and a test that passes."""
+    from bytemlperf_llm.conformance.skeleton import new_engine
+
+    folder = new_engine(name, Path())
+    print(f"{folder}\npip install -e {folder}\nbmp-llm engine check {name}")
+
+
 def main() -> NoReturn:
     """Entry point: a user error is one line on stderr and exit status 2."""
     from bytemlperf.command.exits import exit_cleanly
