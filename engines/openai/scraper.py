@@ -60,6 +60,9 @@ class Scraper:
         self._closed = threading.Event()
         self._asking = threading.Lock()
         self._before = Counted()  # of servers that ran here before this one
+        self._counts: dict[str, float] = {}  # as each was last seen
+        self._begun_s: float | None = None
+        self._cut = False
         self._raw, self._page = b"", Page({}, {}, {})
         self._asked = self._unanswered = self._restarts = 0
         self._problem = ""
@@ -85,19 +88,21 @@ class Scraper:
             answer = self.ask()
         with self._asking:
             if answer.problem:
-                return Counted(missing=(*self._missing(self._page, answer), *(() if answer.final else (UNKNOWN,))))
-            page = read_page(self._raw)
-            counted = joined(self._before, Counted(counts=page.counts, latencies=page.latencies))
-            return msgspec.structs.replace(counted, missing=tuple(self._missing(page, answer)))
+                return Counted(missing=(*self._missing(answer), *(() if answer.final else (UNKNOWN,))))
+            return msgspec.structs.replace(joined(self._before, self._seen()), missing=tuple(self._missing(answer)))
 
-    def _missing(self, page: Page, last: Answer) -> list[str]:
+    def _seen(self) -> Counted:
+        """Of the server that runs now, as it was last read."""
+        return Counted(counts=dict(self._counts), latencies=read_page(self._raw).latencies)
+
+    def _missing(self, last: Answer) -> list[str]:
         told = self._unanswered and f"said nothing {self._unanswered:,} of the {self._asked:,} reads ({self._problem})"
         if last.final:
             told = f"there are none ({last.problem})"
         times = f" {self._restarts:,} times" if self._restarts > 1 else ""
         began = f"its counters began again{times}: what they grew by before, unseen, is missing"
         cut = f"has more than the {MAX_SAMPLES:,} known samples that are read: its sums are of those"
-        return [text for text in (told, began if self._restarts else "", cut if page.cut else "") if text]
+        return [text for text in (told, began if self._restarts else "", cut if self._cut else "") if text]
 
     def close(self) -> None:
         """Ask no more."""
@@ -134,13 +139,16 @@ class Scraper:
             return answer
 
     def _take(self, raw: bytes, page: Page) -> None:
-        old = self._page
-        fell = any(page.counts[name] < count for name, count in old.counts.items() if name in page.counts)
-        if fell or (old.begun_s is not None and page.begun_s not in (None, old.begun_s)):
-            last = read_page(self._raw)
-            self._before = joined(self._before, Counted(counts=last.counts, latencies=last.latencies))
+        fell = any(count < self._counts.get(name, 0.0) for name, count in page.counts.items())
+        if fell or (self._begun_s is not None and page.begun_s not in (None, self._begun_s)):
+            self._before = joined(self._before, self._seen())
+            self._counts = {}
             self._restarts += 1
-        self._raw, self._page = raw, page
+        if page.counts or not self._counts:  # else it lacks what it had
+            self._raw = raw
+        self._counts |= page.counts
+        self._begun_s, self._cut = page.begun_s or self._begun_s, self._cut or page.cut
+        self._page = page
 
     def _get(self, url: str) -> Answer:
         try:
