@@ -63,7 +63,7 @@ def speculation_sections(summary: dict[str, Any], columns: RunColumns) -> list[S
 
 
 def speculation_figures(key: str, summary: dict[str, Any]) -> list[Figure]:
-    """Tokens a step and acceptance, where a step brings several."""
+    """Tokens a step and acceptance, where a step brings several; neither better high nor low, so that other prompts compare."""
     found = summary.get("speculation") or {}
     means = {
         "tokens a step": found.get("tokens_per_step"),
@@ -80,13 +80,12 @@ def speculation_figures(key: str, summary: dict[str, Any]) -> list[Figure]:
                 metric=name,
                 label=name,
                 unit="tokens",
-                better="higher",
             )
             for name, mean in means.items()
             if mean
         ),
         *(
-            Figure(key=key, metric=name, label=name, unit=unit, value=scale * value, better="higher")
+            Figure(key=key, metric=name, label=name, unit=unit, value=scale * value)
             for name, unit, scale in counted
             if (value := drafts.get(name.replace(" ", "_"))) is not None
         ),
