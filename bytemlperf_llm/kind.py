@@ -104,7 +104,7 @@ class LlmKind(RunKind):
 
     def sections(self, run: dict[str, Any], summary: dict[str, Any], records: Iterable[RequestRecord]) -> list[Section]:
         """Cause before detail."""
-        columns = columns_of(run, records)
+        columns, gauges = columns_of(run, records), _gauges(records)
         return [
             *([Text(title="Until", body=summary["until"]["sentence"])] if "until" in summary else []),
             *loadgen_sections(summary),
@@ -117,8 +117,8 @@ class LlmKind(RunKind):
             *latency_sections(summary, columns),
             *server_sections(summary),
             *server_time_sections(summary),
-            *speculation_sections(summary, columns),
-            *timeline_sections(summary, columns, _gauges(records)),
+            *speculation_sections(summary, columns, gauges),
+            *timeline_sections(summary, columns, gauges),
             *stall_sections(summary, columns.origin_ns),
             *length_sections(columns),
             *error_sections(summary, columns),

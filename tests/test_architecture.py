@@ -21,7 +21,7 @@ COMMON = (
 )
 """What engines share with those that call them: the contract, chats as templates take them, drawn images, what keeps strangers' data
 and this machine's limits apart, the timer."""
-AMONG_ENGINES = (*COMMON, "engines.inprocess", "engines.loaded_weights", "engines.http", "engines.steps")
+AMONG_ENGINES = (*COMMON, "engines.inprocess", "engines.loaded_weights", "engines.http", "engines.steps", "engines.thought")
 
 REASONED = {
     ("bytemlperf_llm.run.reference_server", "engines.reference.server"): "`bmp-llm reference-server` is that program's command line",

@@ -10,7 +10,7 @@ from zlib import crc32
 
 from bytemlperf.export.timeline import Amounts, Event, Mark, Reading, Slice, Story
 from bytemlperf.runs.folder import part
-from bytemlperf.units import NS_PER_MS
+from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.metrics.definitions import due_ns, token_times
 from bytemlperf_llm.record.gauges import Sample
 from bytemlperf_llm.record.record import RequestRecord
@@ -47,6 +47,12 @@ def _stretches(run: dict[str, Any], summary: dict[str, Any]) -> Iterator[Event]:
     for event in (summary.get("stalls") or {}).get("events", []):
         facts = {"longest_ms": event["longest_ns"] / NS_PER_MS}
         yield Mark(name=f"stall: {event['stalled']} of {event['streams']} open streams", at_ns=event["at_ns"], facts=facts)
+    for fault in summary.get("faults") or ():
+        ended_ns = summary["steady_state"]["whole"]["end_ns"] if fault["ended_ns"] is None else fault["ended_ns"]
+        facts = {"lost": fault["lost_requests"], "late": fault["late_requests"], "debt_s": fault["debt_ns"] / NS_PER_S}
+        yield Slice(
+            track=("stretches",), name=fault["kind"], start_ns=fault["began_ns"], end_ns=max(ended_ns, fault["began_ns"]), facts=facts
+        )
     if steady := summary.get("steady_state"):
         whole, window = steady["whole"], steady["window"]
         edges = [whole["start_ns"], window["start_ns"], window["end_ns"], whole["end_ns"]]
@@ -86,7 +92,7 @@ def stages_of(record: RequestRecord, stamps_ns: Sequence[int]) -> list[tuple[str
     first, last = (stamps_ns[0], stamps_ns[-1]) if stamps_ns else (None, None)
     cuts = [("", due_ns(record)), ("waiting to be sent", record.sent_ns)]
     if (engine := record.stages) is None:
-        cuts += [("to the first token", first), ("decode", last)]
+        cuts += [("to the first token", first), ("reasoning", record.answer_ns), ("decode", last)]
     else:
         cuts += [("reaching the engine", engine.queued_ns), ("engine queue", engine.scheduled_ns)]
         cuts += [("prefill", engine.first_token_ns), ("decode", engine.last_token_ns), ("delivery", last)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from bytemlperf.lazy import numpy
@@ -10,8 +11,10 @@ from bytemlperf.report.text import number
 from bytemlperf.report.thin import time_edges
 from bytemlperf.runs.kinds import Figure, Plot, Section, Table
 from bytemlperf_llm.pages.columns import RunColumns
+from bytemlperf_llm.pages.gauges import GaugeLine, gauge_lines
 from bytemlperf_llm.pages.relation import against
 from bytemlperf_llm.pages.timeline import tokens_in
+from bytemlperf_llm.record.gauges import Sample
 
 GROUP = "Speculative decoding"
 LEAST_STEPS = 5  # of a stretch of time that is drawn
@@ -41,13 +44,14 @@ def speculation_rows(summary: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def speculation_sections(summary: dict[str, Any], columns: RunColumns) -> list[Section]:
-    """Nothing where a step brings a token."""
+def speculation_sections(summary: dict[str, Any], columns: RunColumns, samples: Sequence[Sample] = ()) -> list[Section]:
+    """Nothing where a step brings a token. Of the engine's `samples` those gauges of acceptance that it has in place of counters."""
     found = summary.get("speculation")
     if not found:
         return []
     at = (found["drafts"] or {}).get("acceptance_at", [])
     rows = [*speculation_rows(summary), *([f"accepted at place {place}", f"{share:.1%}"] for place, share in enumerate(at, start=1))]
+    rows += [[f"{line.label}, gauge", f"{numpy.median(line.values):.3g} in the median"] for line in _acceptance(samples)]
     sections: list[Section] = [Table(title="Acceptance", columns=["", ""], rows=rows, note=NOTE, group=GROUP)]
     if found["steps"] and columns.answered.any():
         steps = columns.raw("silences")[columns.answered].astype("f8")
@@ -60,6 +64,10 @@ def speculation_sections(summary: dict[str, Any], columns: RunColumns) -> list[S
         ]
         sections += [plot for plot in plots if plot is not None]
     return sections
+
+
+def _acceptance(samples: Sequence[Sample]) -> list[GaugeLine]:
+    return [line for line in gauge_lines(samples, 0) if "acceptance_" in line.name]
 
 
 def speculation_figures(key: str, summary: dict[str, Any]) -> list[Figure]:

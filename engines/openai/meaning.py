@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, takewhile
 
 import msgspec
 
-from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Thought, Usage
+from engines.contract import FAILED_REASONS, FINISH_REASONS, Decoded, Usage
 from engines.openai.events import SAYS, THINKS, Event, error_words, finish_of, text_of, usage_of
 from engines.openai.tokens import count_tokens, with_empty
 from engines.openai.usage import hidden_tokens
-
-THINK, THINK_END = "<think>", "</think>"
-"""How models mark their reasoning where a server leaves it in the content."""
+from engines.thought import THINK, marked, thought_of
 
 
 class Meaning(msgspec.Struct, gc=False):
@@ -80,7 +76,7 @@ def meaning_of(events: Sequence[Event], *, usage: bool) -> Meaning:
 def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) -> Decoded:
     """The answer, with the tokens of each read. `done`: whether the stream said that it ended."""
     usage, reason, text = meaning.usage, meaning.reason, "".join(meaning.texts)
-    thoughts = meaning.thoughts or (marked_thoughts(meaning.texts, text) if text.startswith(THINK) else ())
+    thoughts = meaning.thoughts or (marked(meaning.texts, text) if text.startswith(THINK) else ())
     reported, hidden = None if usage is None else usage.output_tokens, 0
     if usage is not None and reported is not None and usage.reasoning_tokens:
         hidden = hidden_tokens(usage, meaning.said, reasoning_streamed=meaning.reasoning or bool(thoughts))
@@ -103,7 +99,7 @@ def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) ->
         hidden_tokens=hidden,
     )
     if thoughts:
-        decoded.thought = _thought(thoughts, per_event, events_per_read)
+        decoded.thought = thought_of(thoughts, per_event, events_per_read)
     if meaning.error:
         decoded.error_class, decoded.error_detail = "error_in_stream", meaning.error
     elif reason in FAILED_REASONS:
@@ -113,23 +109,6 @@ def assemble(meaning: Meaning, events_per_read: Sequence[int], *, done: bool) ->
     elif not done and reason is None:
         decoded.error_class, decoded.error_detail = "truncated_stream", "stream ended without [DONE] and without a finish reason"
     return decoded
-
-
-def marked_thoughts(texts: Sequence[str], text: str) -> range:
-    """The places of events whose text begins before the reasoning ends that is marked in an answer; all where it doesn't end."""
-    end = text.find(THINK_END)
-    begins = accumulate(map(len, texts), initial=0)
-    return range(len(texts) if end < 0 else sum(1 for _ in takewhile((end + len(THINK_END)).__gt__, begins)))
-
-
-def _thought(thoughts: Sequence[int], per_event: Sequence[int], events_per_read: Sequence[int]) -> Thought | None:
-    """None where no event of the reasoning carries a token."""
-    tokens = sum(per_event[place] for place in thoughts)
-    if not tokens:
-        return None
-    first, thinking, ends = next(place for place in thoughts if per_event[place]), set(thoughts), list(accumulate(events_per_read))
-    answer = next((place for place in range(first, len(per_event)) if per_event[place] and place not in thinking), None)
-    return Thought(bisect_right(ends, first), None if answer is None else bisect_right(ends, answer), tokens)
 
 
 def _per_read(tokens_per_event: Sequence[int], events_per_read: Sequence[int]) -> list[int]:

@@ -34,6 +34,7 @@ from engines import inprocess
 from engines.contract import Availability, BadOption, Counted, Decoded, EngineError, EngineInfo, Finish, Model, Recorder, Request, Usage
 from engines.loaded_weights import dtype_text, quantisation_text
 from engines.processor import cpu_bfloat16_flag
+from engines.thought import THINK, marked, thought_of
 from engines.vllm.metrics import LatestStats, stages_of, stat_logger
 
 CPU_KV_CACHE_GIB = 2.0
@@ -167,9 +168,11 @@ class VllmEngine(inprocess.InProcessEngine):
         """Payloads are vLLM's RequestOutputs, each with the new tokens and their text."""
         deltas = [payload.outputs[0] for payload in payloads]
         reason = deltas[-1].finish_reason if deltas else None
-        return Decoded(
-            tokens_per_chunk=[len(delta.token_ids) for delta in deltas], text="".join(delta.text for delta in deltas), reason=reason
-        )
+        texts, tokens = [delta.text for delta in deltas], [len(delta.token_ids) for delta in deltas]
+        decoded = Decoded(tokens_per_chunk=tokens, text="".join(texts), reason=reason)
+        if decoded.text.startswith(THINK):
+            decoded.thought = thought_of(marked(texts, decoded.text), tokens, [1] * len(tokens))
+        return decoded
 
     def stats(self) -> dict[str, float]:
         """As of vLLM's last step: requests running and waiting, KV-cache use and prefix hits as shares, preemptions so far."""

@@ -96,6 +96,7 @@ async def test_calls_refusals_and_reasoning_are_generated_too():
     reasons = text("so", kind="response.reasoning_text.delta")
     record, _ = await ask(events(*reasons, *call, *text("no", kind="response.refusal.delta"), *ended()))
     assert (record.outcome, record.output, record.output_tokens) == ("ok", 'so{"a": 1}no', 4)
+    assert (record.streamed_reasoning_tokens, record.reasoning_ns is not None, record.answer_ns is not None) == (1, True, True)
 
 
 def usage_of(reasoning, output):
@@ -106,6 +107,7 @@ async def test_reasoning_that_is_not_streamed_is_hidden_and_a_summary_is_no_toke
     summary = text("**Thinking**", kind="response.reasoning_summary_text.delta")
     record, _ = await ask(events(*summary, *text("a", "b"), *ended(usage=usage_of(30, 32))))
     assert (record.hidden_tokens, record.output_tokens, record.output) == (30, 2, "ab")
+    assert (record.streamed_reasoning_tokens, record.answer_ns) == (None, None), "what a summary summarises was before it"
     streamed, _ = await ask(events(*text(*"xyz", kind="response.reasoning_text.delta"), *text("a"), *ended(usage=usage_of(3, 4))))
     assert (streamed.hidden_tokens, streamed.output_tokens) == (0, 4)
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from bytemlperf_llm.metrics.speculation import Drafts, drafts_of
-from engines.contract import BadOption, Counted, EngineError, EngineInfo, EngineUnavailable, Model, parse_options
+from engines.contract import BadOption, Counted, EngineError, EngineInfo, EngineUnavailable, Model, Thought, parse_options
 from engines.vllm.engine import CPU_KV_CACHE_GIB, VllmEngine, VllmOptions, engine_arguments
 from engines.vllm.metrics import LatestStats, stages_of
 from tests.engines.inprocess_suite import LONG_TOKENS, InProcessSuite, ask, chat, check_no_model, check_stages, check_unknown_option
@@ -167,6 +167,13 @@ async def test_drafts_are_counted() -> None:
         acceptance_rate=7 / 12,
         acceptance_at=[1, 2 / 3, 1 / 3, 1 / 3],
     )
+
+
+async def test_reasoning_that_is_marked_in_the_text_is_told_apart() -> None:
+    texts = ["<think>", " so", " 42", "</think>", " it is", " 42"]
+    payloads = [SimpleNamespace(outputs=[SimpleNamespace(text=text, token_ids=[1, 2], finish_reason=None)]) for text in texts]
+    assert VllmEngine().decode(payloads).thought == Thought(first=0, answer=4, tokens=8)
+    assert VllmEngine().decode(payloads[1:]).thought is None
 
 
 async def test_stages_are_integer_nanoseconds_and_absent_when_never_reached() -> None:

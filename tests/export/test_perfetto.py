@@ -17,6 +17,7 @@ from bytemlperf_llm.kind import KIND
 from engines.contract import Stages
 from tests.export.trace_reader import MONOTONIC, REALTIME, Trace
 from tests.metrics.records import MS, answered, failed
+from tests.metrics.test_faults import outage_run
 from tests.metrics.test_stalls import streams
 from tests.report.made import llm_records, llm_run_json, write_run
 
@@ -75,6 +76,8 @@ def test_stages_are_those_that_are_known():
     assert named(answered(0, 0, 1, [10, 20])) == ["waiting to be sent", "to the first token", "decode"]
     assert named(answered(0, None, 1, [10])) == ["waiting to be sent", "to the first token", "decode"]
     assert named(failed(0, 0, 9)) == ["waiting to be sent"]
+    thought = answered(0, 0, 1, [10, 15, 20], answer_ns=15 * MS)
+    assert named(thought) == ["waiting to be sent", "to the first token", "reasoning", "decode"]
     only = Stages(scheduled_ns=5 * MS)
     assert named(answered(0, 0, 1, [10, 20], stages=only)) == ["waiting to be sent", "engine queue", "delivery"]
 
@@ -176,6 +179,13 @@ def test_moments_at_which_the_server_stopped_are_marked(tmp_path):
     marks = [(name, (at_ns - ORIGIN_NS) / MS) for _, name, at_ns, _ in trace.instants if name.startswith("stall")]
     assert [name for name, _ in marks] == ["stall: 10 of 10 open streams"]
     assert 1_000 < marks[0][1] < 2_500
+
+
+def test_faults_are_stretches_with_what_they_cost(tmp_path):
+    trace, _ = drawn(tmp_path / "run", outage_run(extra_s=1.0))
+    (outage,) = [one for one in trace.slices if one.name == "outage"]
+    assert ((outage.start_ns - ORIGIN_NS) / MS, (outage.end_ns - ORIGIN_NS) / MS) == (20_010, 26_100)
+    assert outage.facts["lost"] == 5
 
 
 def test_marks_and_counters_stand_above_the_requests(tmp_path):
