@@ -12,17 +12,19 @@ LEAST_SLOPE = 1.0
 NEAR, MIN_NEAR, WIDE_GAP = 0.2, 3, 0.35
 """Distances in the logarithm of the load: of probes that a line is fitted through; between two probes that bracket the capacity, from which
 on the next one goes near the middle."""
-CLEAR_Z = 2.5
+CLEAR_Z = 2.0
 """Standard errors from the limit at which a probe that is to find the range, or the place in it, has said enough."""
 
 
 class Point(msgspec.Struct, frozen=True):
-    """Logarithm of a load, the share that missed there, how many independent requests say so, and of how many."""
+    """Logarithm of a load, the share that missed there, how many independent requests say so, and of how many. What was neither `steady`
+    nor plainly overloaded is on no side for certain."""
 
     x: float
     missed: float
     worth: float
     judged: int
+    steady: bool = True
 
     @property
     def logit(self) -> float:
@@ -51,8 +53,8 @@ def curve_of(points: list[Point], limit: float) -> Curve | None:
     if not place or place == len(pools):
         return None
     low, high = pools[place - 1], pools[place]
-    floor = max((point.x for point in points if _z(point, limit) < -CLEAR_Z), default=-math.inf)
-    ceiling = min((point.x for point in points if _z(point, limit) > CLEAR_Z), default=math.inf)
+    floor = max((point.x for point in points if side_of(point, limit) < 0), default=-math.inf)
+    ceiling = min((point.x for point in points if side_of(point, limit) > 0), default=math.inf)
     if floor >= ceiling:  # not monotone: what was measured last may be another engine
         floor, ceiling = -math.inf, math.inf
     level, gap = math.log(limit / (1 - limit)), max(high.x - low.x, 1e-6)
@@ -73,8 +75,10 @@ def _between(curve: Curve, floor: float, ceiling: float) -> Curve:
     return Curve(at, min(curve.error, gap / 4) if at == curve.at else gap / 4, curve.slope, curve.efficiency)
 
 
-def _z(point: Point, limit: float) -> float:
-    return (point.missed - limit) * math.sqrt(point.worth / (limit * (1 - limit)))
+def side_of(point: Point, limit: float) -> int:
+    """-1 where clearly fewer missed than the limit, 1 where more did, 0 where it isn't clear."""
+    sigmas = (point.missed - limit) * math.sqrt(point.worth / (limit * (1 - limit)))
+    return 0 if not point.steady or abs(sigmas) <= CLEAR_Z else 1 if sigmas > 0 else -1
 
 
 def _fitted(points: list[Point], level: float, at: float) -> Curve | None:

@@ -27,6 +27,8 @@ from bytemlperf.statistics.special import normal_quantile, regularised_beta, t_q
 SETTLING_SHARE = 0.1
 """Of a probe's requests, the first, which are left out: the engine starts empty."""
 UNITS = 120
+LEAST_LOOK = 134
+"""Requests that can be looked at: one for each stretch, without the first tenth."""
 BATCHES = (120, 60, 30)
 """A probe is cut into so many stretches that follow each other, as an autoregression; the one that says most counts: short stretches give a
 variance that is well known, long ones outlast the queue's memory (Schmeiser, Operations Research 30(3), 1982: 10 to 30)."""
@@ -88,7 +90,7 @@ def first_look(share: float, errors: Errors) -> int:
 
 def look_at(missed: Column, latency: Column, due: Column, share: float, errors: Errors) -> Look:
     """Judge a probe's requests, in order of their planned arrival: 1 or 0 for each that missed a service level or not, its latency (or
-    that of its first token) and its planned time, both in the same unit; all one length, at least 2·`UNITS`. `errors` are this look's."""
+    that of its first token) and its planned time, both in the same unit; all one length, from `LEAST_LOOK` on. `errors`: this look's."""
     start = int(len(missed) * SETTLING_SHARE)
     count = len(missed) - start
     edges = [start + count * edge // UNITS for edge in range(UNITS + 1)]

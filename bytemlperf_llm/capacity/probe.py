@@ -63,7 +63,8 @@ class Probe(msgspec.Struct, frozen=True):
 
     @property
     def point(self) -> Point:
-        return Point(math.log(self.load), self.missed, self.look.worth, self.look.judged)
+        steady = self.look.steady or self.look.overloaded
+        return Point(math.log(self.load), self.missed, self.look.worth, self.look.judged, steady)
 
 
 def is_enough(plan: Plan, look: Look, share: float) -> bool:
@@ -74,7 +75,7 @@ def is_enough(plan: Plan, look: Look, share: float) -> bool:
     below = look.missed < limit
     z = normal_quantile(1 - min(max(tail_of(look.worth, look.missed, limit), 1e-12), 0.5))
     if plan.purpose in (Purpose.RANGE, Purpose.HALVE, Purpose.ESTIMATE):
-        return z > CLEAR_Z and look.steady and not _hopeful(plan, z, done, holds=below)
+        return z > CLEAR_Z and look.steady
     low = plan.purpose is Purpose.LOW
     if not low and not look.steady and look.missed > HOPELESS and look.requests >= GROWN:
         return True

@@ -3,7 +3,8 @@ requests in flight.
 
 The higher the load, the fewer requests meet their service levels. So one probe that holds and one that fails bound the capacity:
 
-- the range is found in steps of `STEP`, by short probes whose outcome is plain;
+- the range is found in steps of `LEAP` (of `STEP` where a probe needs the more requests the higher its load), by short probes that end
+  once it is clear on which side of the limit they are;
 - where in it the capacity is, by an estimate: shares that missed, made monotone by pooling (isotonic regression, weighted by what each
   probe's requests are worth), then a straight line of their logit over the logarithm of the load through the probes near the limit;
 - two long probes beside it, as far away as the asked width lets them be. One at half the distance costs four times as many requests, and
@@ -24,11 +25,11 @@ from itertools import takewhile
 import msgspec
 
 from bytemlperf.statistics.special import normal_quantile
-from bytemlperf_llm.capacity.curve import Curve, curve_of
-from bytemlperf_llm.capacity.judge import SETTLING_SHARE, UNITS, Errors, Outcome, first_look
+from bytemlperf_llm.capacity.curve import Curve, curve_of, side_of
+from bytemlperf_llm.capacity.judge import LEAST_LOOK, SETTLING_SHARE, UNITS, Errors, Outcome, first_look
 from bytemlperf_llm.capacity.probe import Plan, Probe, Purpose
 
-STEP = 2.0
+STEP, LEAP = 2.0, 4.0
 CONFIDENCE = 0.95
 WITHIN = 0.05
 RANGE_SHARE = 0.15
@@ -43,7 +44,7 @@ the first look and by its end at least: a closed loop's start all at once, and a
 worth little more than one request; a rate of sessions takes a session's time to be there at all."""
 MAX_PROBES = 40
 LEAST_REQUESTS = 2 * UNITS
-"""Of a probe: two for each stretch that sums are kept of."""
+"""That a probe needs to hold: two for each stretch that sums are kept of. It is looked at from a third on."""
 MOST_OF_GAP = 0.8
 """Of the distance from the estimate to what is resolved: what can be paid for brings less than a fifth of it, and the search ends."""
 FURTHER = 1.4
@@ -56,8 +57,8 @@ LOCATED = 0.6
 SPARE = 1.6
 """Requests that a probe may take, in units of those that it should need."""
 SPENT_ON_HOLDING = {
-    Purpose.RANGE: 0.05,
-    Purpose.HALVE: 0.3,
+    Purpose.RANGE: 0.02,
+    Purpose.HALVE: 0.02,
     Purpose.ESTIMATE: 0.02,
     Purpose.LOW: 0.4,
     Purpose.HIGH: 0.005,
@@ -65,7 +66,7 @@ SPENT_ON_HOLDING = {
 }
 SPENT_ON_FAILING = {
     Purpose.RANGE: 0.02,
-    Purpose.HALVE: 0.1,
+    Purpose.HALVE: 0.02,
     Purpose.ESTIMATE: 0.02,
     Purpose.LOW: 0.005,
     Purpose.HIGH: 0.4,
@@ -186,13 +187,14 @@ class Search:
         if self.client_limit is not None:
             return math.sqrt(self.client_limit * (self.holds_at or self.client_limit / STEP))
         below = any(probe.missed < 1 - self.goal.share for probe in self.probes)
-        return max(loads) * STEP if below else min(loads) / STEP
+        step = STEP if self.goal.turnovers(1) else LEAP
+        return max(loads) * step if below else min(loads) / step
 
     def _fine(self, curve: Curve) -> Plan | None:
         floor, ceiling = (math.log(load) if load else None for load in (self.holds_at, self.fails_at))
         half = math.log(1 + self.goal.within) / 2 * 0.98
         wide = min(self._affordable(curve, half), math.log(STEP))
-        if curve.error > LOCATED * wide or self._astray():
+        if (curve.error > LOCATED * wide or self._astray()) and not self._settled(curve):
             near = sum(probe.look.requests for probe in self.probes if abs(math.log(probe.load) - curve.at) < 3 * curve.error)
             more = max(near, ESTIMATE_REQUESTS * self.goal.needed) * min(max((curve.error / (LOCATED * wide)) ** 2, 1.0), 4.0)
             purpose = Purpose.HALVE if curve.error > WIDE_ERROR else Purpose.ESTIMATE
@@ -209,6 +211,11 @@ class Search:
             if plan is not None and (self.holds_at or 0.0) < plan.load < (self.fails_at or math.inf):
                 return plan
         return None
+
+    def _settled(self, curve: Curve) -> bool:
+        """Whether the whole number at the estimate was probed, and is clearly on one side."""
+        points = [probe.point for probe in self.probes if self.goal.whole and probe.load == round(math.exp(curve.at))]
+        return any(side_of(point, 1 - self.goal.share) for point in points)
 
     def _astray(self) -> bool:
         """Whether the estimate is likely worse than it looks: it has just misled two probes."""
@@ -238,7 +245,7 @@ class Search:
         if self.goal.whole:
             load = max(1, (math.floor if purpose is Purpose.LOW else math.ceil if purpose is Purpose.HIGH else round)(load))
         left, limit = left - self.goal.turnovers(load), max(limit, self.goal.turnovers(load, MOST_TURNOVERS))
-        first = max(self.goal.needed // 2, LEAST_REQUESTS, self.goal.turnovers(load, TURNOVERS))
+        first = max(self.goal.needed // 3, LEAST_LOOK, self.goal.turnovers(load, TURNOVERS))
         return Plan(float(f"{load:.5g}"), first, max(first, min(limit, left)), errors, purpose) if first <= left else None
 
     def _remaining(self, most: int | None = None) -> int:

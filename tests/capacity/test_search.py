@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
+from msgspec.structs import replace
 
 from benchmarks.capacity import ENGINES, guidellm, ours
 from bytemlperf_llm.capacity.curve import Point, curve_of
 from bytemlperf_llm.capacity.judge import Errors, Look, Outcome
 from bytemlperf_llm.capacity.probe import Plan, Probe, Purpose, is_enough
-from bytemlperf_llm.capacity.search import Goal, Search
+from bytemlperf_llm.capacity.search import SPENT_ON_HOLDING, Goal, Search
 
 
 def look(missed: float, outcome: Outcome = Outcome.UNRESOLVED, requests: int = 1_000, worth: float = 500.0) -> Look:
@@ -31,6 +32,14 @@ def test_the_interval_holds_the_truth(name: str, truth: float, seeds: int) -> No
     assert all(answer.requests <= 60_000 for answer in answers)
 
 
+def test_on_a_cliff_it_needs_fewer_requests_than_the_control() -> None:
+    """Where every rate is plainly on one side, bisecting by point estimates is right, too."""
+    answers = [ours(ENGINES["cliff"], seed) for seed in range(41)]
+    control = guidellm(ENGINES["cliff"], 0, 500)
+    assert sorted(answer.requests for answer in answers)[20] < control.requests
+    assert control.holds <= 80.0 <= control.fails
+
+
 def test_the_control_names_too_much() -> None:
     """What the search is held against: bisecting by point estimates, 500 requests a probe, on M/M/1."""
     above = [guidellm(ENGINES["M/M/1"], seed, 500).holds > 80.03 for seed in range(60)]
@@ -41,9 +50,22 @@ def test_the_range_is_found_upwards_and_downwards() -> None:
     assert Search(Goal(), 4.0).plan().load == 4.0  # type: ignore[union-attr]
     up, down = searching((4.0, 0.0, Outcome.HOLDS)).plan(), searching((4.0, 0.9, Outcome.FAILS)).plan()
     assert up is not None
-    assert up.load == 8.0
+    assert up.load == 16.0
     assert down is not None
-    assert down.load == 2.0
+    assert down.load == 1.0
+
+
+def test_the_range_is_found_in_smaller_steps_where_a_higher_load_needs_more_requests() -> None:
+    plan = searching((4.0, 0.0, Outcome.HOLDS), goal=Goal(whole=True)).plan()
+    assert plan is not None
+    assert plan.load == 8.0
+
+
+def test_a_probe_for_the_place_ends_once_its_side_is_clear() -> None:
+    plan = Plan(10.0, 134, 14_880, Errors(1e-6, 1e-6), Purpose.HALVE)
+    assert is_enough(plan, look(0.01, requests=200, worth=180.0), 0.95)
+    assert not is_enough(plan, look(0.03, requests=200, worth=180.0), 0.95)
+    assert not is_enough(plan, replace(look(0.01, requests=200, worth=180.0), steady=False), 0.95)
 
 
 def test_the_answer_is_the_highest_rate_that_holds_below_the_lowest_that_fails() -> None:
@@ -103,9 +125,9 @@ def test_a_probe_that_is_resolved_gives_its_error_back_on_that_side() -> None:
     assert again.holds == first.holds  # true or not: an error that was made is made once
     assert again.fails < first.fails
     search.tell(Probe(2.0, look(0.05), Purpose.LOW, errors=again))
-    assert search._errors(Purpose.LOW).holds == pytest.approx(first.holds * 0.6)
+    assert search._errors(Purpose.LOW).holds == pytest.approx(first.holds * (1 - SPENT_ON_HOLDING[Purpose.LOW]))
     search.tell(Probe(4.0, look(0.05), Purpose.LOW, client_limited="late", errors=search._errors(Purpose.LOW)))
-    assert search._errors(Purpose.LOW).holds == pytest.approx(first.holds * 0.6)
+    assert search._errors(Purpose.LOW).holds == pytest.approx(first.holds * (1 - SPENT_ON_HOLDING[Purpose.LOW]))
 
 
 def test_the_capacity_is_estimated_between_probes_and_never_beyond_what_is_clear() -> None:
@@ -119,6 +141,10 @@ def test_the_capacity_is_estimated_between_probes_and_never_beyond_what_is_clear
     cliff = curve_of(points((10, 0.01), (20, 0.012), (79, 0.009), (84, 0.6)), 0.05)
     assert cliff is not None
     assert 79 <= math.exp(cliff.at) <= 84
+    shares = points((10, 0.01), (60, 0.0), (84, 0.6), (90, 0.9))
+    unsteady = curve_of([*shares[:2], replace(shares[2], steady=False), shares[3]], 0.05)
+    assert unsteady is not None
+    assert unsteady.error > cliff.error  # one that isn't steady bounds nothing
 
 
 def test_a_probe_that_cannot_be_resolved_any_more_ends() -> None:
