@@ -198,6 +198,18 @@ def reference_server(
     raise typer.Exit(serve_reference(host, port, engine_option))
 
 
+@app.command(short_help="Serve an engine of this process over OpenAI's HTTP API.")
+@with_flags
+def serve(
+    flags: Annotated[Flags, only("engine", "model", "engine_options")],
+    port: Annotated[int, Option("Port of 127.0.0.1; 0 for any free one.")] = 8000,
+) -> None:
+    """Serve any engine that runs in a process over OpenAI's HTTP API, on loopback, until Ctrl-C."""
+    from bytemlperf_llm.run.serve import serve as run
+
+    raise typer.Exit(run(flags.engine, flags.model, flags.engine_options, port))
+
+
 @endpoints_app.command("run", cls=VllmCommand, short_help="Measure points at fixed concurrency and write their submission folder.")
 @with_flags
 def endpoints_run(
