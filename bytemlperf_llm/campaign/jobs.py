@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +38,14 @@ def load(path: Path) -> Campaign:
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One run: an engine's place in the campaign, a scenario's, a load and a repeat, from 1. `rate` is as `--request-rate` has it;
-    `capacity` is a search for the highest rate."""
+    """One run: an engine's place in the campaign, a scenario's, a load and a repeat, from 1. `rate` is as `--request-rate` has it, with
+    `sessions` that of sessions; `capacity` is a search for the highest rate."""
 
     engine: int = 0
     scenario: int = 0
     rate: float | Literal["auto", "inf"] | None = None
     concurrency: int | None = None
+    sessions: bool = False
     capacity: bool = False
     repeat: int = 1
 
@@ -53,7 +55,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             return CAPACITY_LOAD
         if isinstance(self.rate, str):
             return {"auto": "rate auto", "inf": "all at once"}[self.rate]
-        level = Level(rate_rps=self.rate, concurrency=self.concurrency)
+        level = Level(rate_rps=self.rate, concurrency=self.concurrency, sessions=self.sessions)
         return OWN_LOAD if level == AUTO_LEVEL else str(level)
 
     def key(self, campaign: Campaign) -> Key:
@@ -73,20 +75,30 @@ def jobs_of(campaign: Campaign) -> list[Job]:
 
 
 def stated(campaign: Campaign) -> list[Job]:
+    loads = [_loads(campaign, scenario) for scenario in range(len(campaign.scenarios))]
     return [
-        replace(load, engine=engine, scenario=scenario, repeat=repeat)
+        replace(load, engine=engine, repeat=repeat)
         for repeat in range(1, campaign.repeats + 1)
-        for scenario in range(len(campaign.scenarios))
-        for load in _loads(campaign)
+        for of_scenario in loads
+        for load in of_scenario
         for engine in range(len(campaign.engines))
     ]
 
 
-def _loads(campaign: Campaign) -> list[Job]:
-    """One run of each load."""
-    loads = [Job(rate=rate) for rate in campaign.rates or ()] + [Job(concurrency=streams) for streams in campaign.concurrency or ()]
-    loads += [Job(capacity=True)] if campaign.capacity is not None else []
-    return loads or [Job()]
+def _loads(campaign: Campaign, scenario: int) -> list[Job]:
+    """One run of each load under a scenario."""
+    sessions = bool(campaign.rates) and _has_sessions(campaign, scenario)
+    loads = [Job(scenario=scenario, rate=rate, sessions=sessions) for rate in campaign.rates or ()]
+    loads += [Job(scenario=scenario, concurrency=streams) for streams in campaign.concurrency or ()]
+    loads += [Job(scenario=scenario, capacity=True)] if campaign.capacity is not None else []
+    return loads or [Job(scenario=scenario)]
+
+
+def _has_sessions(campaign: Campaign, scenario: int) -> bool:
+    """Whether rates are of sessions there. What can't be resolved has none: `check_plans` says why."""
+    with suppress(UserError):
+        return order_of(campaign, Job(scenario=scenario)).plan().load.scenario.prompts.sessions is not None
+    return False
 
 
 def flags_of(campaign: Campaign, job: Job, rate: float | None = None) -> Flags:

@@ -31,7 +31,7 @@ SHOWN = {
 """Figures of the table, and what they are called there; the others are in the page's list. Of TTFT's tails the highest that all carry."""
 TAILS = ("ttft p99", "ttft p90")
 SPARE = ("runs", "E2E p50, ms", "within SLO, %", "TTFT p90, ms", "TTFT p99, ms", "TPOT p50, ms")
-UNITS = (" requests/s", " concurrent")
+UNITS = (" requests/s", " sessions/s", " concurrent")
 """Of a load in words: where all rows have the same, the column is named by it."""
 
 

@@ -25,13 +25,19 @@ NumberT = TypeVar("NumberT", int, float)
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests per second, or concurrent requests of a closed loop; of a skipped range that was to be found, neither."""
+    """Requests per second (with `sessions`: new sessions), or concurrent requests of a closed loop; of a skipped range that was to be
+    found, neither."""
 
     rate_rps: float | None = None
     concurrency: int | None = None
+    sessions: bool = False
 
     def __str__(self) -> str:
-        return "auto" if self == AUTO_LEVEL else f"{self.rate_rps:g} requests/s" if self.rate_rps else f"{self.concurrency} concurrent"
+        return "auto" if self == AUTO_LEVEL else f"{f'{self.rate_rps:g}' if self.rate_rps else self.concurrency} {self.unit}"
+
+    @property
+    def unit(self) -> str:
+        return "concurrent" if not self.rate_rps else "sessions/s" if self.sessions else "requests/s"
 
     @property
     def short(self) -> str:

@@ -138,9 +138,9 @@ def _headlines(curve: Curve) -> Iterator[Figure]:
         )
     if knee is not None:
         value, low, high = (load.rate_rps or load.concurrency for load in (knee.load, knee.low, knee.high))
-        unit, better = ("requests/s", "higher") if curve.open_loop else ("concurrent", "neither")
+        better = "higher" if curve.open_loop else "neither"
         bounds = {"value": value, "low": low, "high": high}
-        yield Figure(key=curve.name, metric="knee", unit=unit, better=better, headline=True, **bounds)  # type: ignore[arg-type]
+        yield Figure(key=curve.name, metric="knee", unit=knee.load.unit, better=better, headline=True, **bounds)  # type: ignore[arg-type]
 
 
 def _point_figures(curves: list[Curve], records: Iterable[PointRow]) -> Iterator[Figure]:

@@ -104,7 +104,7 @@ def goodput_plot(curves: Sequence[Curve]) -> list[Section]:
             x, y = [row.load.rate_rps or row.load.concurrency for row in rows], [row.figures["goodput"].value for row in rows]
             hover = "%{y:.4~g} requests/s within the SLO at %{x:.4~g}"
             data.append(bounded_line(curve.name or "goodput", x, y, [None] * len(rows), hover, color=_colour(place)))
-    load = "target requests/s" if any(curve.open_loop for curve in curves) else "concurrent requests"
+    load = next((f"target {curve.rows[0].load.unit}" for curve in curves if curve.open_loop), "concurrent requests")
     return _plot("Goodput", data, axes(load, "requests/s within the SLO"), ["goodput over the load"])
 
 

@@ -110,11 +110,11 @@ def row_of(curve: str, folder: str, run: dict[str, Any], summary: dict[str, Any]
 
 def level_of(run: dict[str, Any]) -> Level:
     """The load of a run of kind llm; AUTO_LEVEL for one that has neither a rate nor a concurrency, such as a trace's."""
-    arrival = part(run, "config", "scenario", "arrival")
+    arrival, sessions = part(run, "config", "scenario", "arrival"), part(run, "config", "scenario", "prompts").get("sessions")
     rate = arrival.get("rate")
     if arrival.get("process") == "closed":
         return Level(concurrency=arrival.get("max_concurrency"))
-    return Level(rate_rps=float(rate)) if rate else AUTO_LEVEL
+    return Level(rate_rps=float(rate), sessions=sessions is not None) if rate else AUTO_LEVEL
 
 
 def devices_of(run: dict[str, Any]) -> int | None:

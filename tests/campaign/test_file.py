@@ -52,6 +52,13 @@ def test_every_engine_scenario_load_and_repeat_engines_innermost(tmp_path):
     assert names[12] == ("fast", "smoke", "2 requests/s", 2)
 
 
+def test_rates_of_sessions_are_called_so(tmp_path):
+    text = WHOLE.replace("[smoke, chat]", "[smoke, chat-multiturn]").replace("  num_prompts: 20\n", "")
+    campaign = load(written(tmp_path, text))
+    loads = {(job.key(campaign)[1], job.load) for job in jobs_of(campaign)}
+    assert {("smoke", "2 requests/s"), ("chat-multiturn", "2 sessions/s"), ("chat-multiturn", "4 concurrent")} < loads
+
+
 def test_a_shuffled_order_is_the_seeds(tmp_path):
     stated = load(written(tmp_path, WHOLE))
     one, same = (load(written(tmp_path, WHOLE + "order: shuffled\n")) for _ in range(2))
