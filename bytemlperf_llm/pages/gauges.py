@@ -21,9 +21,10 @@ LABELS = {
     "clock_mhz": "clock, MHz",
     "temperature_c": "temperature, °C",
     "memory_used_gb": "memory used, GB",
-    "busy_share": "device busy",
+    "busy_share": "busy",
     "step_s": "iteration, s",
 }
+DEVICES = {"cpu ": "CPU ", "gpu ": "GPU "}
 REQUEST_LEVELS = ("running", "waiting")
 TOKEN_RATES = ("prompt_tokens_per_s", "output_tokens_per_s")
 SHARE_ENDINGS = ("_usage", "_rate", "_share")
@@ -39,9 +40,10 @@ class GaugeLine(NamedTuple):
 
     @property
     def label(self) -> str:
-        plain = self.name.removesuffix("_per_s").replace("_", " ") + ("/s" if self.name.endswith("_per_s") else "")
-        known = next((name for name in LABELS if self.name.endswith(f"_{name}")), "")
-        return LABELS.get(self.name) or (f"{self.name.removesuffix(known).replace('_', ' ')}{LABELS[known]}" if known else plain)
+        known = next((name for name in LABELS if f"_{self.name}".endswith(f"_{name}")), "")
+        role = self.name.removesuffix(known).removesuffix("_per_s").replace("_", " ")
+        rate = "/s" if self.name.endswith("_per_s") else ""
+        return f"{DEVICES.get(role, role)}{LABELS.get(known, rate)}"
 
     @property
     def is_share(self) -> bool:

@@ -53,14 +53,16 @@ def _counts(counts: dict[str, float], summary: dict[str, Any]) -> Table:
     whole = (summary.get("steady_state") or {}).get("whole") or {"start_ns": 0, "end_ns": 0}
     span_s = (whole["end_ns"] - whole["start_ns"]) / NS_PER_S
     rows: list[list[str | float | int | None]] = [
-        [name.replace("_", " "), count, count / span_s if span_s else None] for name, count in counts.items()
+        [name.replace("_", " "), count, count / span_s if span_s else None]
+        for name, count in counts.items()
+        if not name.endswith("energy_j")
     ]
     rows += [
         [f"{role.replace('_', ' ')}tokens a step", counts[f"{role}step_tokens"] / steps, None]
         for name, steps in counts.items()
         if name.endswith("steps") and steps and f"{(role := name.removesuffix('steps'))}step_tokens" in counts
     ]
-    return Table(title="Counted by the server", columns=["", "in the run", "a second"], rows=rows, folded=True, group=GROUP)
+    return Table(title="Counted by the server", columns=["", "in the run", "a second"], rows=rows, folded=True, group=GROUP, detail=True)
 
 
 def energy_sections(summary: dict[str, Any]) -> list[Text]:
