@@ -10,7 +10,7 @@ from itertools import chain
 
 from bytemlperf_llm.record.record import RequestRecord
 
-MAX_NAMES = 16
+MAX_NAMES, MAX_NAME_CHARS = 16, 32
 COLUMN = "server: {}"
 SYNONYMS = {
     "queue": ("queue_time", "queued", "queuing", "queueing", "wait", "waiting", "time_in_queue"),
@@ -37,7 +37,7 @@ class ServerTally:
             if name in self.names:
                 continue
             if len(self.names) < MAX_NAMES:
-                self.names[name] = _STAGE_OF.get(name.lower(), name)
+                self.names[name] = _STAGE_OF.get(name.lower(), name[:MAX_NAME_CHARS])
             else:
                 self.unnamed += 1
         columns: dict[str, Iterable[int | None]] = {}

@@ -16,6 +16,8 @@ from bytemlperf.runs.records import Damage, whole_lines
 from engines.contract import Ns, ServerFacts, Stages
 
 MAX_JOINED = 500_000
+MAX_FILE_BYTES = 1 << 28
+"""Of a file with a line for so many requests, and room to spare."""
 
 
 class JoinedSpans(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -29,7 +31,7 @@ class JoinedSpans(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 def from_spans(folder: Path) -> Callable[[str], JoinedSpans | None] | None:
     """What is known of a request by its id; None where a run has none. Never raises for what the file holds."""
     path = folder / SPANS
-    if not os.path.lexists(path):
+    if not os.path.lexists(path) or path.lstat().st_size > MAX_FILE_BYTES:
         return None
     damages: list[Damage] = []
     lines: dict[str, JoinedSpans] = {}

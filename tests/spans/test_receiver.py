@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import os
 import socket
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from bytemlperf.errors import UserError
 from bytemlperf_llm.spans import receiver as spans_receiver
 from bytemlperf_llm.spans.receiver import PATH, Message, Receiver, receiving
+from tests.listeners import beyond_loopback, listeners
 
 BODY = b'{"resourceSpans":[]}'
 JSON = {"Content-Type": "application/json"}
@@ -94,6 +97,14 @@ def test_a_port_in_use_is_one_line():
     ):
         pass
     assert "\n" not in str(said.value)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/net/tcp")
+def test_it_listens_on_loopback_alone():
+    with listening() as receiver:
+        seen = {address for address in listeners(os.getpid()) if address.endswith(f":{receiver.port:04X}")}
+        assert len(seen) == 1
+        assert beyond_loopback(seen) == set()
 
 
 def test_nothing_listens_without_a_port():
