@@ -13,6 +13,7 @@ import msgspec
 from bytemlperf.export.timeline import Story
 from bytemlperf.lazy import numpy
 from bytemlperf.report.blocks import figure_of
+from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, RunKind, Section, Text
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.statistics.statistics import INSUFFICIENT, mean_interval
@@ -85,9 +86,9 @@ class LlmKind(RunKind):
         return load_of(run).text
 
     def facts(self, run: dict[str, Any]) -> list[tuple[str, str]]:
-        """The state of the prefix cache."""
-        before = cache_of(run)
-        return [("prefix cache", before.text())] if before else []
+        """The server's address, and the state of its prefix cache."""
+        address, before = part(run, "config", "engine_options").get("base_url"), cache_of(run)
+        return [*([("server", str(address))] if address else []), *([("prefix cache", before.text())] if before else [])]
 
     def exit_status(self, summary: dict[str, Any]) -> int:
         """Also by what this client lost itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from urllib.parse import urlsplit
 from typing import Any
 
 import pytest
@@ -155,7 +156,7 @@ def ran(folder: Path, server: Caching, *words: str) -> tuple[dict[str, Any], dic
 def test_the_state_is_in_the_result_and_in_both_heads(tmp_path: Path, state: str, resets: str) -> None:
     run, _, printed = ran(tmp_path, Caching(resets=resets), "--cache", state)
     assert run["cache"]["state"] == run["config"]["scenario"]["cache"] == state
-    assert f"prefix cache {state}" in printed
+    assert f"server http://127.0.0.1:{urlsplit(run['config']['engine_options']['base_url']).port} · prefix cache {state}" in printed
     folder = tmp_path / printed.strip().splitlines()[-1]
     assert "prefix cache" in (folder / "report.html").read_text()
     verified = bmp("verify", str(folder), cwd=tmp_path)
