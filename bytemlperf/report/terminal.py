@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bytemlperf.command.flags import RunOutput
 
 EXIT_GATE = 1
-FACTS = ("measured", "load", "prefix cache", "model", "device", "seed")
+FACTS = ("measured", "server", "load", "prefix cache", "model", "device", "seed")
 
 
 def publish(
