@@ -124,6 +124,11 @@ def contradictions(record: RequestRecord) -> Iterator[str]:
     tokens = sum(record.tokens_per_chunk)
     if record.output_tokens not in (tokens, record.usage_tokens):
         yield f"has {record.output_tokens} tokens, its chunks {tokens} and its usage {record.usage_tokens}"
+    if (record.streamed_reasoning_tokens or 0) > tokens:
+        yield f"has {record.streamed_reasoning_tokens} tokens of reasoning among {tokens}"
+    reasoning = [stamp for stamp in (record.reasoning_ns, record.answer_ns) if stamp is not None]
+    if reasoning and (reasoning != sorted(reasoning) or not set(record.chunk_ns).issuperset(reasoning)):
+        yield "has no chunk at which its reasoning, or its answer after it, began"
     if record.max_tokens > 0 and not tokens:
         yield "is ok without a token"
     if record.finish_reason in FAILED_REASONS or record.error_class is not None:

@@ -105,6 +105,8 @@ def test_a_forged_record_is_found_even_with_new_checksums(folder, changes, findi
         ({"output_tokens": 3, "usage_tokens": None, "tokens_per_chunk": [1, 1]}, "has 3 tokens, its chunks 2 and its usage None"),
         ({"output_tokens": 0, "usage_tokens": 0, "tokens_per_chunk": [], "chunk_ns": []}, "is ok without a token"),
         ({"finish_reason": "abort"}, "is ok with finish reason abort"),
+        ({"streamed_reasoning_tokens": 4_000}, "has 4000 tokens of reasoning among "),
+        ({"answer_ns": 1}, "has no chunk at which its reasoning, or its answer after it, began"),
     ],
 )
 def test_what_cannot_be_is_found_even_when_everything_was_made_anew(folder, changes, finding):
