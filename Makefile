@@ -4,7 +4,7 @@
 # make setup   .venv with what this machine can run; ENGINE=cpu|cuda|none overrides what is found
 # make fuzz    a million inputs each through the stream, the HTTP parser and the readers of traces; COUNT=n
 # make benchmark  how fast and how true the client is; BMP_TOOLS=folder of mock_server.c and limit_client.c
-# make compare-peers   ours beside guidellm, aiperf, vllm bench serve and others, into docs/compare.md; ARGS=--quick
+# make compare-peers   ours beside guidellm, aiperf, vllm bench serve and others, into docs/results/peers.md; ARGS=--quick
 # make lock    resolve requirements/cpu.lock anew; UPGRADE=1 takes the newest versions
 # make clean   remove .venv and what tools left behind; never runs/
 

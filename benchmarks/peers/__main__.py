@@ -6,7 +6,7 @@ Each peer is installed once into an environment of its own (`.peers/`, see insta
 process of its own, pinned to one core; the C server is pinned to another. For each client: 64 streams in
 closed loop (start-up, CPU, tokens/s, memory), one-token answers, and Poisson arrivals at each rate,
 where what it reports is held against what the server knows. A run that takes longer than `--limit`
-seconds is stopped, and its cell says so. docs/compare.md says how to read the tables; a full run writes
+seconds is stopped, and its cell says so. docs/results/peers.md says how to read the tables; a full run writes
 them there, a partial one only prints.
 """
 
@@ -30,7 +30,7 @@ from benchmarks.peers.adapters import CLIENTS, Client
 from benchmarks.peers.install import CannotInstall, environment
 from bytemlperf.models import resolve
 
-PAGE = ROOT / "docs" / "compare.md"
+PAGE = ROOT / "docs" / "results" / "peers.md"
 RATES = "50,200,1000"
 FULL, QUICK = measure.Spans(15, 5, 8, 1000, 120), measure.Spans(1, 1, 2, 200, 90)
 
@@ -130,7 +130,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rates", default=RATES, help="requests per second, with commas between")
     parser.add_argument("--quick", action="store_true", help="runs of a second or two: shows that everything works, no more")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help=f"of one run (default {FULL.limit_s:g})")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="page to write into; default: docs/compare.md, of a full run alone")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="page to write into; default, of a full run: docs/results/peers.md")
     return parser.parse_args()
 
 

@@ -67,7 +67,7 @@ def _cost(clients: Sequence[dict[str, Any]]) -> str:
         ("CPU-s per million tokens", lambda row: _cell(row, "cost", "cpu_s_per_million_tokens", "{:.1f}")),
         ("tokens/s, paced", lambda row: _cell(row, "peak", "tokens_per_s", "{:,.0f}")),
         ("tokens/s, unpaced", lambda row: _cell(row, "unpaced", "tokens_per_s", "{:,.0f}")),
-        ("one-token answers/s", lambda row: _cell(row, "one_token", "requests_per_s", "{:,.0f}")),
+        ("one-token responses/s", lambda row: _cell(row, "one_token", "requests_per_s", "{:,.0f}")),
         ("peak memory, MB (requests)", _memory),
     ]
     return _grid([("client", lambda row: row["name"]), *columns], clients)
@@ -86,7 +86,7 @@ def _truth(clients: Sequence[dict[str, Any]], rate: float) -> str:
     return _grid(
         [
             ("client", lambda row: row["name"]),
-            ("offered/s", lambda row: _offered(row["run"], rate)),
+            ("actual/s", lambda row: _offered(row["run"], rate)),
             ("dispersion", lambda row: _number(row["run"].get("dispersion"), "{:.2f}")),
             ("TTFT p50 / p99, reported − true, ms", lambda row: _difference(row["run"], "ttft_ms", "true_ttft_ms")),
             ("request by request", lambda row: _pair(row["run"].get("joined_ttft_error_ms"))),

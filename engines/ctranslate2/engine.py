@@ -58,7 +58,7 @@ class CTranslate2Engine(inprocess.InProcessEngine):
             dtype=str(self._runner.generator.compute_type),
             tokenizer=model.path,
             reports=["usage", "stats"],
-            notes=[f"no batching: {options.max_num_seqs} workers, one request each at a time", "a seed is none of a request's"],
+            notes=[f"no batching: {options.max_num_seqs} workers, one request each at a time", "a request has no seed"],
         )
 
     def stats(self) -> dict[str, float]:

@@ -145,7 +145,7 @@ def test_only_what_is_between_the_markers_is_replaced(tmp_path: Path) -> None:
 
 
 def test_the_page_in_docs_has_its_markers() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "results" / "peers.md").read_text()
     assert "2026-01-02" in table.page(text, comparison())
 
 

@@ -1,4 +1,4 @@
-"""Every command of docs/recipes.md, as it stands there, against two real servers; only shorter."""
+"""Every command of docs/recipes.md and docs/tutorial.md, as it stands there, against two real servers; only shorter."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import pytest
 
 from engines.reference.server import ReferenceServer
 
-PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
-RECIPES = dict(re.findall(r"^## (.+?)\n```sh\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
+DOCS = Path(__file__).parents[2] / "docs"
+RECIPES = dict(re.findall(r"^## (.+?)\n```sh\n(.*?)```", (DOCS / "recipes.md").read_text(), re.MULTILINE | re.DOTALL))
+RECIPES["tutorial"] = "".join(re.findall(r"^```sh\n(.*?)```", (DOCS / "tutorial.md").read_text(), re.MULTILINE | re.DOTALL))
 PROGRAMS = {"bmp": "bytemlperf.app", "bmp-llm": "bytemlperf_llm.cli"}
 SHORTER = {"--duration 60": "--duration 4", "--num-sessions 8": "--num-sessions 2", "--repeats 3": "--repeats 1 --duration 3"}
 SHORTER |= {"--share 0.95": "--share 0.5 --max-requests 2200 --request-rate 200 --output-len 4 --confidence 0.8 --confirm 0"}
+PAIR, TUTORIAL = ("http://127.0.0.1:8000", "http://127.0.0.1:8001"), ("http://127.0.0.1:8001", "http://127.0.0.1:8002")
 FINDS_NOTHING = ("capacity",)
 """A search this short may resolve nothing: status 1."""
 
@@ -27,10 +29,12 @@ FINDS_NOTHING = ("capacity",)
 @pytest.mark.parametrize("name", RECIPES)
 async def test_a_recipe_runs(name, tmp_path):
     async with ReferenceServer({"ttft_ms": "2", "itl_ms": "1"}) as first, ReferenceServer({"ttft_ms": "3", "itl_ms": "1"}) as second:
-        text = RECIPES[name].replace("http://127.0.0.1:8000", first.url).replace("http://127.0.0.1:8001", second.url)
+        text, addresses = RECIPES[name], TUTORIAL if name == "tutorial" else PAIR
+        for address, server in zip(addresses, (first, second), strict=True):
+            text = text.replace(address, server.url)
         for long, short in SHORTER.items():
             text = text.replace(long, short)
-        for line in (line for line in text.splitlines() if not line.startswith("#")):
+        for line in (line for line in text.splitlines() if not line.startswith(("#", "bmp-llm reference-server"))):
             command, _, result = re.fullmatch(r"(.*?)( > (\w+\.json))?", line).groups()
             program, *words = shlex.split(command)
             code = f"from {PROGRAMS[program]} import main; main()"
