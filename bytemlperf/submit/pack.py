@@ -19,7 +19,8 @@ from bytemlperf.submit.rules import declared_files
 MANIFEST = "SHA256SUMS"
 
 OF_A_RUN = [
-    *((name, 1) for name in ("run.json", "summary.json", "checksums.json", "recount.json", "gauges.jsonl", "tags.json", "plan.json")),
+    *((name, 1) for name in ("run.json", "summary.json", "checksums.json", "recount.json", "gauges.jsonl")),
+    *((name, 1) for name in ("spans.jsonl", "tags.json", "plan.json")),
     *(
         (name, 1)
         for name in (

@@ -36,11 +36,11 @@ def server_time_sections(summary: dict[str, Any]) -> list[Table | Text]:
 def _clocks(spans: dict[str, Any]) -> str:
     """How many requests have spans, and how well the server's clock is known."""
     joined = f"spans: {spans['requests']:,} of {spans['answered']:,} answered requests have the server's"
-    strange = f", {spans['strange']:,} of its {spans['received']:,} spans are of no request" if spans["strange"] else ""
-    if spans["taken_ns"] is None or spans["offset_ns"] is None:
-        return f"{joined}{strange}; its clock could not be set against this one"
+    unmatched = f", {spans['unmatched']:,} of its {spans['received']:,} spans are of no request" if spans["unmatched"] else ""
+    if spans["applied_ns"] is None or spans["offset_ns"] is None:
+        return f"{joined}{unmatched}; its clock could not be set against this one"
     low, high = (number(bound / NS_PER_MS) for bound in spans["offset_ns"])
-    return f"{joined}{strange}; its clock is ahead by {low} to {high} ms, taken as {number(spans['taken_ns'] / NS_PER_MS)}"
+    return f"{joined}{unmatched}; its clock is ahead by {low} to {high} ms, taken as {number(spans['applied_ns'] / NS_PER_MS)}"
 
 
 def _queue(summary: dict[str, Any]) -> str:

@@ -10,18 +10,18 @@ from bytemlperf.report.text import counted
 
 
 class SpanFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """`spans` of run.json. Of `received` spans `strange` ones belong to no request of this run; `requests` were joined, of `answered`
+    """`spans` of run.json. Of `received` spans `unmatched` ones belong to no request of this run; `requests` were joined, of `answered`
     ones; the spans of `outside` of them don't lie within their request, and give durations alone. `refused` messages by why.
-    `offset_ns` bounds what the server's clock was ahead of this one, `taken_ns` is what was taken of it; None where no offset fits."""
+    `offset_ns` bounds what the server's clock was ahead of this one, `applied_ns` is what was taken of it; None where no offset fits."""
 
     received: int
-    strange: int
+    unmatched: int
     requests: int
     answered: int
     outside: int
     refused: dict[str, int] = {}
     offset_ns: tuple[int, int] | None = None
-    taken_ns: int | None = None
+    applied_ns: int | None = None
 
 
 def span_facts_of(run: dict[str, Any]) -> SpanFacts | None:
@@ -40,7 +40,7 @@ def span_warnings(facts: SpanFacts | None) -> list[str]:
     found = [f"the receiver of spans left out {counted(count, 'message')}: {why}" for why, count in facts.refused.items()]
     if facts.requests < facts.answered:
         found.append(f"{facts.answered - facts.requests:,} of {facts.answered:,} answered requests have no span of the server's")
-    if facts.requests and facts.taken_ns is None:
+    if facts.requests and facts.applied_ns is None:
         found.append("the server's spans lie within their requests by no offset of its clock: durations are shown, stages are not")
     elif facts.outside:
         found.append(f"spans of {counted(facts.outside, 'request')} don't lie within them: their durations are shown, their stages are not")

@@ -67,17 +67,19 @@ def join(
             last = last_ns(record)
             sent.append(Sent(record.id, record.sent_ns, record.end_ns if last is None else last, record.end_ns, spans))
     offset_ns = _offset(sent)
-    taken_ns = None if offset_ns is None or offset_ns[0] > offset_ns[1] else 0 if offset_ns[0] <= 0 <= offset_ns[1] else sum(offset_ns) // 2
-    lines = [_line(request, taken_ns, clean) for request in sent]
+    applied_ns = (
+        None if offset_ns is None or offset_ns[0] > offset_ns[1] else 0 if offset_ns[0] <= 0 <= offset_ns[1] else sum(offset_ns) // 2
+    )
+    lines = [_line(request, applied_ns, clean) for request in sent]
     facts = SpanFacts(
         received=received,
-        strange=sum(map(len, traces.values())),
+        unmatched=sum(map(len, traces.values())),
         requests=len(sent),
         answered=answered,
         outside=sum(_has_stages(request) and line.stages is None for request, line in zip(sent, lines, strict=True)),
         refused=dict(refused),
         offset_ns=offset_ns,
-        taken_ns=taken_ns,
+        applied_ns=applied_ns,
     )
     return Joined(lines, facts)
 
@@ -139,14 +141,14 @@ def _stages(request: Sent, offset_ns: int) -> Stages | None:
     return Stages(queued_ns=queued_ns, scheduled_ns=scheduled_ns, first_token_ns=first_ns, last_token_ns=last)
 
 
-def _line(request: Sent, taken_ns: int | None, clean: Callable[[str], str]) -> JoinedSpans:
+def _line(request: Sent, applied_ns: int | None, clean: Callable[[str], str]) -> JoinedSpans:
     durations: Counter[str] = Counter()
     for span in request.spans:
         if span.latencies_ns:
             durations |= Counter(span.latencies_ns)
         elif span.name in durations or len(durations) < MAX_NAMES:
             durations[span.name] += span.end_ns - span.start_ns
-    stages = None if taken_ns is None else _stages(request, taken_ns)
+    stages = None if applied_ns is None else _stages(request, applied_ns)
     if stages is not None and not _lies_within(stages, request):
         stages = None
     return JoinedSpans(id=request.id, durations_ns={clean(name): value for name, value in durations.items()}, stages=stages)

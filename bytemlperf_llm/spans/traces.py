@@ -41,7 +41,9 @@ class Traces:
         if receiver is None or zero_unix_ns is None:
             return
         await self._settled(receiver)
-        joined = join(receiver.messages(), self._run.records(), self._trace_key, zero_unix_ns, self._clean, receiver.refused)
+        begin_ns = run["resumed"][-1]["begin_ns"] if run.get("resumed") else 0
+        records = (record for record in self._run.records() if record.end_ns >= begin_ns)
+        joined = join(receiver.messages(), records, self._trace_key, zero_unix_ns, self._clean, receiver.refused)
         run[PART] = msgspec.to_builtins(joined.facts)
         if not joined.lines:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -38,6 +39,15 @@ def test_ten_thousand_metrics_are_cut_and_counted() -> None:
     found, refused = durations_of(",".join(f"m{place};dur=1" for place in range(10_000)))
     assert len(found) == MAX_DURATIONS
     assert refused > 0
+
+
+def test_any_text_gives_a_few_durations_of_bounded_names() -> None:
+    draw, words = random.Random(7), ('"', "\\", ";", ",", "=", "dur", "dur=1.5", "a", "é", " ", "1e9", "\0", "x" * 40, ";dur=3")
+    for _ in range(3_000):
+        found, refused = durations_of("".join(draw.choices(words, k=draw.randrange(60))))
+        assert len(found) <= MAX_DURATIONS
+        assert refused >= 0
+        assert all(0 < len(name) <= 32 and name.isascii() and 0 <= value < 10**15 for name, value in found.items())
 
 
 def test_several_header_lines_are_one_list() -> None:

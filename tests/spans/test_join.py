@@ -45,7 +45,7 @@ def test_stages_lie_where_the_span_says() -> None:
     assert line.stages == Stages(queued_ns=105 * MS, scheduled_ns=115 * MS, first_token_ns=135 * MS, last_token_ns=165 * MS)
     assert line.durations_ns["queue"] == 10 * MS
     facts = found.facts
-    assert (facts.received, facts.strange, facts.requests, facts.answered, facts.taken_ns) == (1, 0, 1, 3, 0)
+    assert (facts.received, facts.unmatched, facts.requests, facts.answered, facts.applied_ns) == (1, 0, 1, 3, 0)
     assert facts.offset_ns == (-5 * MS, 1 * MS)
 
 
@@ -53,16 +53,16 @@ def test_stages_lie_where_the_span_says() -> None:
 def test_a_clock_that_is_off_is_found_within_its_bounds(ahead_ms: float) -> None:
     found = joined(*(message(index, ahead_ms) for index in range(3)))
     assert found.facts.offset_ns is not None
-    assert found.facts.taken_ns is not None
+    assert found.facts.applied_ns is not None
     low, high = found.facts.offset_ns
     assert low <= ahead_ms * MS <= high
-    assert abs(found.facts.taken_ns - ahead_ms * MS) <= (high - low) / 2
+    assert abs(found.facts.applied_ns - ahead_ms * MS) <= (high - low) / 2
     assert all(line.stages is not None for line in found.lines)
 
 
 def test_one_lying_span_of_many_decides_nothing() -> None:
     found = joined(*(message(index, 3_600_000.0 if index == 50 else 0.0) for index in range(200)), requests=200)
-    assert found.facts.taken_ns == 0
+    assert found.facts.applied_ns == 0
     assert [line.id for line in found.lines if line.stages is None] == ["r50"]
     assert found.facts.outside == 1
     assert "spans of 1 request don't lie within them" in span_warnings(found.facts)[0]
@@ -70,7 +70,7 @@ def test_one_lying_span_of_many_decides_nothing() -> None:
 
 def test_clocks_that_fit_by_no_offset_leave_durations_alone() -> None:
     found = joined(*(message(index, ahead_ms) for index, ahead_ms in enumerate((0.0, 10_000.0, -10_000.0))))
-    assert found.facts.taken_ns is None
+    assert found.facts.applied_ns is None
     assert [line.stages for line in found.lines] == [None] * 3
     assert found.lines[0].durations_ns["prefill"] == 20 * MS
     assert "by no offset" in span_warnings(found.facts)[0]
@@ -78,9 +78,9 @@ def test_clocks_that_fit_by_no_offset_leave_durations_alone() -> None:
 
 def test_spans_of_others_and_what_is_no_message_are_counted() -> None:
     refused: Counter[str] = Counter()
-    strange = Message(json_export(99, ZERO, ZERO + 1), True)
-    found = join([strange, Message(b"\xff", False), message(0)], [request(0)], KEY, ZERO, refused=refused)
-    assert (found.facts.strange, found.facts.received, found.facts.requests) == (1, 2, 1)
+    unmatched = Message(json_export(99, ZERO, ZERO + 1), True)
+    found = join([unmatched, Message(b"\xff", False), message(0)], [request(0)], KEY, ZERO, refused=refused)
+    assert (found.facts.unmatched, found.facts.received, found.facts.requests) == (1, 2, 1)
     assert found.facts.refused == {TORN: 1}
 
 

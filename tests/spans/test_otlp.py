@@ -54,5 +54,5 @@ def test_json_that_is_no_export_is_one_error(body):
 def test_not_a_number_is_no_latency_and_a_short_id_is_none():
     (span,) = spans_in(protobuf_export(7, START, END, latencies={"e2e": float("nan")}), is_json=False)
     assert span.latencies_ns == {}
-    (strange,) = spans_in(json_export(7, START, END).replace(b"0" * 31 + b"7", b"7"), is_json=True)
-    assert strange.trace_id == 0
+    (unmatched,) = spans_in(json_export(7, START, END).replace(b"0" * 31 + b"7", b"7"), is_json=True)
+    assert unmatched.trace_id == 0
