@@ -29,12 +29,13 @@ from bytemlperf_llm.pages.groups import group_sections
 from bytemlperf_llm.pages.latency import TITLES, latency_sections
 from bytemlperf_llm.pages.load import client_sections, error_sections, length_sections, schedule_sections
 from bytemlperf_llm.pages.prefix import prefix_sections
+from bytemlperf_llm.pages.reasoning import reasoning_sections
 from bytemlperf_llm.pages.server import server_sections
 from bytemlperf_llm.pages.server_times import server_time_sections
 from bytemlperf_llm.pages.sessions import session_sections
 from bytemlperf_llm.pages.speculation import speculation_figures, speculation_sections
 from bytemlperf_llm.pages.stages import stage_sections
-from bytemlperf_llm.pages.stalls import stall_sections
+from bytemlperf_llm.pages.stalls import fluidity_sections, stall_sections
 from bytemlperf_llm.pages.terminal import next_command, terminal_sections
 from bytemlperf_llm.pages.timeline import timeline_sections, tokens_in, waterfall_sections
 from bytemlperf_llm.record.gauges import Sample, read_gauges
@@ -116,6 +117,8 @@ class LlmKind(RunKind):
             *session_sections(summary),
             *prefix_sections(summary),
             *latency_sections(summary, columns),
+            *reasoning_sections(summary),
+            *fluidity_sections(summary),
             *server_sections(summary),
             *server_time_sections(summary),
             *speculation_sections(summary, columns, gauges),

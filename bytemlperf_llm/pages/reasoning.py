@@ -1,10 +1,14 @@
-"""Reasoning in the table of results: tokens of it and of the answers, and why a response has no time of its first answer token."""
+"""Reasoning on the page and in the terminal: tokens of it and of the answers, and why a response has no time of its first answer token."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bytemlperf.report.text import number
+from bytemlperf.runs.kinds import Section, Table
+from bytemlperf_llm.pages.latency import GROUP
+
+NOTE = "By usage, else by the streams, which tell reasoning apart by a field of its own or by <think> at their begin."
 
 
 def reasoning_rows(summary: dict[str, Any]) -> list[list[str]]:
@@ -23,3 +27,9 @@ def reasoning_rows(summary: dict[str, Any]) -> list[list[str]]:
     if reasoning["unanswered"]:
         rows.append(["reasoning without an answer", f"{reasoning['unanswered']:,} responses ended in mid-reasoning"])
     return rows
+
+
+def reasoning_sections(summary: dict[str, Any]) -> list[Section]:
+    """The same rows as a table of their own."""
+    rows = reasoning_rows(summary)
+    return [Table(title="Reasoning", columns=["", ""], rows=rows, note=NOTE, group=GROUP)] if rows else []

@@ -9,7 +9,13 @@ from bytemlperf.runs.kinds import Section, Table, Text
 from bytemlperf.units import NS_PER_MS, NS_PER_S
 from bytemlperf_llm.metrics.fluidity import FLUID
 from bytemlperf_llm.metrics.stalls import LEAST_SILENCES, TIMES
+from bytemlperf_llm.pages.latency import GROUP as LATENCY
 from bytemlperf_llm.pages.timeline import GROUP
+
+DEADLINES = (
+    "Etalon's fluidity index: the first token is due at the TTFT target, each other one a TPOT target after the one before; what comes "
+    "early leaves slack, a late token has missed each deadline that passed until it came. Index: 1 − missed / deadlines of a response."
+)
 
 
 def stall_rows(summary: dict[str, Any]) -> list[list[str]]:
@@ -31,6 +37,12 @@ def fluidity_rows(summary: dict[str, Any]) -> list[list[str]]:
         ["token deadlines missed", f"{missed:,} of {deadlines:,} ({missed / deadlines:.1%})"],
         ["fluidity index", f"{told}; {fluid}"],
     ]
+
+
+def fluidity_sections(summary: dict[str, Any]) -> list[Section]:
+    """The same rows as a table of their own."""
+    rows = fluidity_rows(summary)
+    return [Table(title="Token deadlines", columns=["", ""], rows=rows, note=DEADLINES, group=LATENCY)] if rows else []
 
 
 def stall_sections(summary: dict[str, Any], origin_ns: int) -> list[Section]:

@@ -14,7 +14,7 @@ from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import ClassFacts, RunFacts, SloMs
 from bytemlperf_llm.metrics.fluidity import Targets
 from bytemlperf_llm.metrics.summary import summarize
-from bytemlperf_llm.pages.stalls import fluidity_rows
+from bytemlperf_llm.pages.stalls import fluidity_rows, fluidity_sections
 from tests.metrics.records import MS, answered
 
 SLO = SloMs(ttft=200.0, tpot=50.0)
@@ -124,6 +124,8 @@ def test_the_table_says_deadlines_missed_and_fluid_responses():
     assert missed == ["token deadlines missed", f"{told['missed']:,} of {told['deadlines']:,} ({told['missed'] / told['deadlines']:.1%})"]
     assert fluid[1].startswith(f"mean {index['mean']:.3f}, p10 ")
     assert fluid[1].endswith("of 51 responses are fluid (index ≥ 0.9)")
+    (section,) = fluidity_sections(summary)
+    assert section.rows == [missed, fluid]
     assert index["max"] == 1.0
     assert index["min"] < 0.9
     assert summary["metrics"]["ttft"]["max"] == 100 * MS

@@ -11,6 +11,7 @@ from bytemlperf_llm.metrics.facts import RunFacts
 from bytemlperf_llm.metrics.summary import summarize
 from bytemlperf_llm.pages.latency import latency_table
 from bytemlperf_llm.pages.load import result_table
+from bytemlperf_llm.pages.reasoning import reasoning_sections
 from tests.metrics.records import MS, answered
 
 FACTS = RunFacts(open_loop=True)
@@ -66,6 +67,8 @@ def test_reasoning_that_usage_alone_counts_has_tokens_and_no_times():
     assert "time_to_first_answer_token" not in found["metrics"]
     assert (found["reasoning"]["reasoning_tokens"], found["reasoning"]["answer_tokens"]) == (800, 160)
     row = rows_of(result_table(found))["first token of reasoning, of the answer"]
+    (section,) = reasoning_sections(found)
+    assert (section.group, rows_of(section)["first token of reasoning, of the answer"]) == ("Latency", row)
     assert row == ["not available: usage alone counts the reasoning of 4 responses: their streams don't show it"]
 
 
@@ -79,5 +82,5 @@ def test_a_response_that_ended_in_mid_reasoning_has_no_answer():
 @pytest.mark.parametrize("reported", [None, 0])
 def test_nothing_is_said_where_nothing_reasons(reported):
     found = summary_of([answered(index, index, index, [index + 5, index + 9], reasoning_tokens=reported) for index in range(3)])
-    assert found["reasoning"] is None
+    assert (found["reasoning"], reasoning_sections(found)) == (None, [])
     assert not any("reasoning" in name for name in [*found["metrics"], *rows_of(result_table(found))])
