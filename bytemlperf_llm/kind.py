@@ -152,6 +152,7 @@ def figures_of(key: str, summary: dict[str, Any], columns: RunColumns | None) ->
     ]
     parts = (
         speculation_figures(key, summary),
+        _fluidity(key, summary),
         _rates(key, summary, columns),
         _shares(key, summary),
         _sessions(key, summary),
@@ -166,6 +167,14 @@ def _energy(key: str, summary: dict[str, Any]) -> list[Figure]:
     joules = (summary.get("energy") or {}).get("joules_per_output_token")
     label = "energy per output token"
     return [] if joules is None else [Figure(key=key, metric=label, label=label, unit="J", value=joules, better="lower")]
+
+
+def _fluidity(key: str, summary: dict[str, Any]) -> list[Figure]:
+    """Mean index of fluidity, where tokens have deadlines."""
+    found, name = summary.get("fluidity"), "fluidity index"
+    return (
+        [figure_of(found["index"], "mean", key=key, metric=name, label=name, unit="", better="higher", statistic="mean")] if found else []
+    )
 
 
 def _classes(key: str, summary: dict[str, Any]) -> list[Figure]:

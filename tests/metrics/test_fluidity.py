@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bytemlperf_llm.kind import figures_of
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.facts import ClassFacts, RunFacts, SloMs
 from bytemlperf_llm.metrics.fluidity import Targets
@@ -126,6 +127,8 @@ def test_the_table_says_deadlines_missed_and_fluid_responses():
     assert fluid[1].endswith("of 51 responses are fluid (index ≥ 0.9)")
     (section,) = fluidity_sections(summary)
     assert section.rows == [missed, fluid]
+    (figure,) = [figure for figure in figures_of("k", summary, None) if figure.metric == "fluidity index"]
+    assert (figure.value, figure.low) == (index["mean"], index["ci95"]["mean"][0])
     assert index["max"] == 1.0
     assert index["min"] < 0.9
     assert summary["metrics"]["ttft"]["max"] == 100 * MS
