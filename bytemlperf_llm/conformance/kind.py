@@ -52,10 +52,10 @@ class CheckKind(RunKind):
         note = ", ".join(f"{counts.get(status, 0)} {status}" for status in ("yes", "no", "not available"))
         return [Table(title="Capability card", columns=("capability", "", "what was seen, or why not"), rows=rows, note=note)]
 
-    def load_sentence(self, run: dict[str, Any]) -> str:
-        """Whose card it is."""
-        subject = part(run, "config", "subject")
-        return " ".join(str(subject[name]) for name in ("engine", "address", "version") if subject.get(name))
+    def facts(self, run: dict[str, Any]) -> list[tuple[str, str]]:
+        """Which server."""
+        told = [part(run, "config", "subject").get(name) for name in ("address", "version")]
+        return [("server", " ".join(map(str, filter(None, told))))] if told[0] else []
 
     def verify(self, run: dict[str, Any], records: Iterable[Capability]) -> Iterator[str]:
         """A card that came to its end has each line once."""

@@ -74,10 +74,18 @@ async def closes_clean(asked: Asked, before: set[int]) -> str:
     except Exception as error:  # whatever an engine raises here, it may not
         raise Lacks(f"a second close raised {type(error).__name__}: {error}") from None
     if not await until(lambda: not children() - before, 10):
-        raise Lacks(f"{len(children() - before)} of its processes are left")
+        left = [" ".join(psutil.Process(pid).cmdline()[:3]) for pid in children() - before]
+        raise Lacks(f"{len(left)} of its processes are left: {left[0]}" if left else "its processes ended late")
     return "no process is left, and closing again is allowed"
 
 
 def children() -> set[int]:
-    """Ids of the processes below this one."""
-    return {child.pid for child in psutil.Process().children(recursive=True)}
+    """Ids of the processes below this one; not of multiprocessing's own tracker, which ends with this process."""
+    return {child.pid for child in psutil.Process().children(recursive=True) if not _is_tracker(child)}
+
+
+def _is_tracker(process: Any) -> bool:
+    try:
+        return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:
+        return True  # it has ended
