@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.export.timeline import Fact, Slice, Story, placed
+from bytemlperf.report.text import counted
 from bytemlperf.runs.kinds import Figure, PlannedJob, RunKind, Section, came_to_its_end
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VerdictName, median_reasons, worst
@@ -230,7 +231,7 @@ def _verdict(rows: list[dict[str, Any]], counts: Counter[str], metrics: dict[str
     points = {name.removesuffix(LATENCY): metric for name, metric in metrics.items() if name.endswith(LATENCY)}
     reasons = median_reasons("point", points)
     if counts["failed"]:
-        reasons["partial"] = f"of {len(rows)} jobs {counts['failed']} failed"
+        reasons["partial"] = f"{counts['failed']} of {counted(len(rows), 'job')} failed"
     return worst(reasons), list(reasons.values())
 
 

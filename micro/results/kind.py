@@ -10,6 +10,7 @@ import msgspec
 
 from bytemlperf.export.timeline import Slice, Story, placed
 from bytemlperf.hardware.peaks import MEASURED
+from bytemlperf.report.text import counted
 from bytemlperf.runs.kinds import Figure, RunKind, Section, came_to_its_end, few
 from bytemlperf.runs.records import once
 from bytemlperf.runs.verdicts import VerdictName, sample_reasons, worst
@@ -115,7 +116,7 @@ def _verdict(ok: Sequence[Row], counts: Counter[Status]) -> tuple[VerdictName, l
     lost_ways: tuple[Status, ...] = ("failed", "skipped")
     without = [f"{counts[status]} {status}" for status in lost_ways if counts[status]]
     if without:
-        reasons["partial"] = f"of {counts.total()} cases {' and '.join(without)}"
+        reasons["partial"] = f"{' and '.join(without)} of {counted(counts.total(), 'case')}"
     return worst(reasons), list(reasons.values())
 
 

@@ -10,11 +10,11 @@ import msgspec
 
 from bytemlperf.hardware.peaks import MEASURED, SHEET, Peaks, Roof, roofs_of
 from bytemlperf.report.blocks import axes, bounded_line, dots, line
-from bytemlperf.report.text import number
-from bytemlperf.runs.kinds import Plot, Section, Text
+from bytemlperf.report.text import counted, number
+from bytemlperf.runs.kinds import Plot, Section, Table, Text, few
 from bytemlperf.runs.records import grouped
 from micro.results.table import LEGEND, ROWS, operator_tables
-from micro.sweep.row import Row
+from micro.sweep.row import Row, Status
 
 ROOFLINES, SHAPES, LINKS = "Rooflines", "Latency over shapes", "Bandwidth over size"
 MARKS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x", "pentagon", "hexagon", "triangle-down")
@@ -209,9 +209,37 @@ def _tables(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
 
 
 def terminal_sections(summary: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
-    """A table an operator, the machine's condition, and how many cases ended how."""
+    """Of several operators a line each; then a table an operator, without what was not tried, which is a sentence a reason; the machine's
+    condition, and how many cases ended how."""
     counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items() if count)
-    return [*operator_tables(rows), *(Text(body=line, style="note") for line in summary["conditions"]), Text(body=counts)]
+    tried = [row for row in rows if row.status not in UNTRIED] or rows
+    several = len({row.op for row in rows}) >= SEVERAL_OPERATORS
+    sentences = untried_sentences(rows) if tried is not rows else []
+    notes = [Text(body=line, style="note") for line in (*sentences, *summary["conditions"])]
+    return [*([overview(rows)] if several else []), *operator_tables(tried), *notes, Text(body=counts)]
+
+
+SEVERAL_OPERATORS = 4
+UNTRIED: tuple[Status, ...] = ("skipped", "refused")
+
+
+def overview(rows: Sequence[Row]) -> Table:
+    """A row an operator: cases measured, the shortest and the longest median, the highest share of the roof."""
+    lines = [_overview_line(op, group) for op, group in grouped(rows, lambda row: row.op).items()]
+    return Table(title="Operators", columns=("operator", "measured", "p50 µs, least", "most", "best % of roof"), rows=lines)
+
+
+def _overview_line(op: str, rows: Sequence[Row]) -> list[str | float | None]:
+    medians = sorted(row.latency_us.p50 for row in rows if row.status == "ok" and row.latency_us)
+    roofs = [share for row in rows if row.status == "ok" and (share := (row.efficiency or {}).get(f"roof_{MEASURED}")) is not None]
+    least, most = (medians[0], medians[-1]) if medians else (None, None)
+    return [op, f"{len(medians)} of {len(rows)}", least, most, 100 * max(roofs) if roofs else None]
+
+
+def untried_sentences(rows: Sequence[Row]) -> list[str]:
+    """How many cases were skipped or refused, by reason."""
+    reasons = grouped([row for row in rows if row.status in UNTRIED], lambda row: (row.status, row.reason))
+    return few(f"{counted(len(group), 'case')} {status}: {reason}" for (status, reason), group in reasons.items())
 
 
 BUSY_CPUS = 0.1

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bytemlperf.runs.kinds import Figure, Plot, Table
+from bytemlperf.runs.kinds import Figure, Plot, Table, Text
 from micro.command.live import MicroMetrics, SweepView, result_of
 from micro.results.exports import write_csv, write_jsonl, xpu_perf_row
 from micro.results.kind import KIND
@@ -214,7 +214,7 @@ def test_a_sheet_without_flops_still_shows_its_share_of_memory() -> None:
             "2 of 2 cases have insufficient samples for an interval of the median: ok 0 and 1 more",
         ),
         (["steady", "insufficient: 3"], [], "thin", "1 of 2 cases has insufficient samples for an interval of the median: ok 1"),
-        (["steady"], ["skipped", "skipped", "failed"], "partial", "of 4 cases 1 failed and 2 skipped"),
+        (["steady"], ["skipped", "skipped", "failed"], "partial", "1 failed and 2 skipped of 4 cases"),
         (["noisy: 3 %"], ["skipped"], "partial", "ok 0 has no steady median"),
         ([], ["failed"], "invalid", "no case was measured: 1 failed"),
         ([], ["skipped", "refused"], "invalid", "no case was measured: 1 refused, 1 skipped"),
@@ -250,3 +250,14 @@ def test_a_row_is_a_line_as_soon_as_it_is_measured(capsys) -> None:
     assert capsys.readouterr().err == f"{line}\n"
     failed = next(row for row in ROWS if row.status == "failed")
     assert failed.reason in result_of(failed)
+
+
+def test_of_many_operators_each_is_a_line_first_and_what_was_skipped_a_sentence() -> None:
+    row = ROWS[5]
+    many = [msgspec.structs.replace(row, op=op, key=f"{op} {place}") for op in "abcd" for place in range(2)]
+    skipped = [msgspec.structs.replace(ROWS[-1], op="e", key=f"e {place}", status="skipped", reason="no time") for place in range(3)]
+    sections = KIND.terminal(RUN, {"counts": {}, "conditions": []}, [*many, *skipped])
+    tables, texts = ([part for part in sections if isinstance(part, kind)] for kind in (Table, Text))
+    assert [line[:2] for line in tables[0].rows] == [*([op, "2 of 2"] for op in "abcd"), ["e", "0 of 3"]]
+    assert [table.title.split()[0] for table in tables] == ["Operators", *"abcd"]
+    assert texts[0].body == "3 cases skipped: no time"
