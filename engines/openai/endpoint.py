@@ -78,7 +78,7 @@ class Endpoint:
         head = self._head if request.traffic_class is None else self._head_of(request)
         if self._aiohttp is not None:
             return self._aiohttp.request(body, head.headers_for(request), recorder)
-        more = head.more(request) if head.templates else b""
+        more = head.more(request) if head.varies else b""
         whole = b"%b%b\r\n%bContent-Length: %d\r\n\r\n%b" % (head.post, request.id.encode(), more, len(body), body)
         return self._pool.request(whole, recorder, many_reads=request.max_tokens >= MANY_READS)
 

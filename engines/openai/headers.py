@@ -22,7 +22,7 @@ from engines.untrusted import UntrustedJson, decode_json
 MAX_KEY_BYTES = 64 * 1024
 ID_HEADER, OWN_ID_HEADER = "X-Request-Id", "X-Bmp-Request-Id"
 """Of a request's id; and a name that no server looks for, where one takes UUIDs alone in the first (llama-cpp-python's)."""
-TRACEPARENT, TRACE = "traceparent", "{traceparent}"
+TRACEPARENT = "traceparent"
 
 
 def request_headers(given: str, key: str, target: Target, *, key_goes_first: bool) -> tuple[dict[str, str], list[str]]:
@@ -51,29 +51,36 @@ def over(headers: dict[str, str], others: dict[str, str]) -> dict[str, str]:
 
 class RequestHead:
     """The head of requests that have the same headers: `post` up to the value of `id_header`, `fixed` headers and their `lines`, and
-    `templates`, the headers whose value differs between requests. With a `trace_key` each has a traceparent of its own."""
+    `templates`, the headers whose value differs between requests. With a `trace_key` each has a traceparent of its own. `varies` tells
+    whether there is `more` of each."""
 
     def __init__(self, path: str, headers: Mapping[str, str], trace_key: str = "", id_header: str = ID_HEADER) -> None:
-        headers = over(dict(headers), {TRACEPARENT: TRACE}) if trace_key else headers
+        if trace_key:
+            headers = {name: value for name, value in headers.items() if name.lower() != TRACEPARENT}
         self._trace_key, self._id_header = trace_key, id_header
         self.templates = {name: value for name, value in headers.items() if PLACEHOLDER.search(value)}
         self.fixed = {name: value for name, value in headers.items() if name not in self.templates}
+        self.varies = bool(self.templates or trace_key)
         self.lines = _lines(self.fixed)
         self.post = b"POST %b HTTP/1.1\r\n%b%b: " % (path.encode(), self.lines, id_header.encode())
 
     def more(self, request: Request) -> bytes:
-        """The lines of the templates."""
-        return _lines(self._filled(request))
+        """The lines that are this request's own."""
+        lines = _lines(self._filled(request)) if self.templates else b""
+        return b"%b%b: %b\r\n" % (lines, TRACEPARENT.encode(), self._traceparent(request).encode()) if self._trace_key else lines
 
     def headers_for(self, request: Request) -> dict[str, str]:
         """All of a request's headers."""
-        return {**self.fixed, self._id_header: request.id, **self._filled(request)}
+        traced = {TRACEPARENT: self._traceparent(request)} if self._trace_key else {}
+        return {**self.fixed, self._id_header: request.id, **self._filled(request), **traced}
+
+    def _traceparent(self, request: Request) -> str:
+        return traceparent(self._trace_key, request.id)
 
     def _filled(self, request: Request) -> dict[str, str]:
         """A request on its own is a session of its own. Ids may come from a stranger's file: what is no plain text is percent-encoded."""
         values = {"session": request.session or request.id, "class": request.class_name or "", "request": request.id}
         safe = {key: quote(value, safe=" !#$&'()*+,/:;=?@[]|~") for key, value in values.items()}
-        safe["traceparent"] = traceparent(self._trace_key, request.id) if self._trace_key else ""
         return {name: PLACEHOLDER.sub(lambda match: safe[match[1]], value) for name, value in self.templates.items()}
 
 

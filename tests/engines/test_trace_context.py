@@ -26,4 +26,5 @@ def test_a_request_has_one_and_ours_replaces_a_header_of_the_same_name() -> None
     expected = traceparent("run", request.id).encode()
     assert b"Traceparent: theirs" not in head.post
     assert head.more(request) == b"X-S: %b\r\ntraceparent: %b\r\n" % (request.id.encode(), expected)
-    assert RequestHead("/v1", {"Host": "h"}).templates == {}
+    assert head.headers_for(request)["traceparent"] == expected.decode()
+    assert not RequestHead("/v1", {"Host": "h"}).varies
