@@ -78,6 +78,11 @@ class LlmKind(RunKind):
         """The load, beside what was asked for; what `--until` saw."""
         return {name: summary[name] for name in ("load", "until") if name in summary}
 
+    def planned(self, run: dict[str, Any]) -> int | None:
+        """The schedule's requests."""
+        requests = run.get("scheduled_requests")
+        return requests if isinstance(requests, int) else None
+
     def devices_used(self, run: dict[str, Any]) -> int | None:
         """As the engine was told to split the model."""
         return devices_used(run)

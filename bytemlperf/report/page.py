@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from bytemlperf.extras import require
+from bytemlperf.report.terms import TERMS, term_id, term_in
 from bytemlperf.report.text import cell, mostly_numbers, visible
 from bytemlperf.runs.kinds import Plot, Section, Table, Text
 
@@ -190,5 +191,6 @@ def templates(folder: Path) -> Any:
 
     loader = FileSystemLoader(folder)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["visible"] = visible
+    environment.filters |= {"visible": visible, "term_in": term_in, "term_id": term_id}
+    environment.globals["terms"] = TERMS
     return environment

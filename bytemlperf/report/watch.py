@@ -16,17 +16,18 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bytemlperf.child.inside import die_with_parent
 from bytemlperf.errors import UserError
 from bytemlperf.report.dashboard import LOOPBACK, listen
-from bytemlperf.report.gather import view_run
+from bytemlperf.report.gather import RunView, view_run
 from bytemlperf.report.page import render, render_watch
 from bytemlperf.report.page_server import Document, serving
 from bytemlperf.report.run_page import run_page
-from bytemlperf.report.text import visible
+from bytemlperf.report.text import counted, visible
 from bytemlperf.runs.files import damage_said, lines_of, record_logs
 from bytemlperf.runs.folder import read_run_json
 from bytemlperf.runs.log import refuse_running
@@ -92,11 +93,12 @@ class WatchPage:
     def _shown(self, ending: str) -> dict[str, Any]:
         try:
             with damage_said(self._folder):
-                self._report = render(run_page(view_run(self._folder), running=not ending))
+                view = view_run(self._folder)
+                self._report = render(run_page(view, running=not ending))
         except UserError as error:  # a file is being written at this moment, or nothing is there yet
             return self.state | {"says": visible(f"{ending} No report: {error.cause}".strip())}
         records = _count_records(self._folder)
-        says = ending or f"RUNNING: {records} record{'' if records == 1 else 's'} so far."
+        says = ending or f"RUNNING: {_progress(records, view)}."
         return {"says": says, "page": self.state["page"] + 1, "records": records}
 
     def _run_has_ended(self) -> bool:
@@ -152,6 +154,14 @@ def beside_run(listening: socket.socket, folder: Path) -> None:
             page.look()
             if page.fetched.wait(LAST_FETCH_S):
                 time.sleep(ARRIVAL_S)
+
+
+def _progress(records: int, view: RunView) -> str:
+    planned = view.suite.planned(view.run)
+    if planned is None or not records:
+        return f"{counted(records, 'record')} so far"
+    passed_s = (datetime.now(UTC) - datetime.fromisoformat(view.run["started_at"])).total_seconds()
+    return f"{records:,} of {counted(planned, 'record')}, about {passed_s / records * max(0, planned - records):.0f} s left"
 
 
 def _count_records(folder: Path) -> int:

@@ -185,6 +185,10 @@ class RunKind:
         """A command that is worth trying next, and why; None where there is none."""
         return None
 
+    def planned(self, run: dict[str, Any]) -> int | None:  # noqa: ARG002
+        """How many records a whole run has; None where that isn't known before its end."""
+        return None
+
     def contradictions(self, run: dict[str, Any], records: Iterable[Any]) -> Iterable[str]:  # noqa: ARG002
         """A sentence for each record that the plan doesn't have, and for each part of the plan that a run which came to its end
         has no record of."""

@@ -20,6 +20,17 @@ WATERFALL_GROUP = "Request by request"
 WATERFALL_REQUESTS = 60
 PANEL_GAP = 0.6  # in the unit of a panel's weight
 PANEL_HEIGHT = 152
+CLIPPED_AT = 2.0  # times the p99
+CROSSHAIR = {
+    "showspikes": True,
+    "spikemode": "across",
+    "spikesnap": "cursor",
+    "spikethickness": 1,
+    "spikedash": "dot",
+    "hoverformat": ".2f",
+}
+TOGETHER = {"hovermode": "x", "hoversubplots": "axis"}
+"""One line through all panels at the pointer, with what each has there."""
 ENGINE_COLOURS = {"running": "@5", "waiting": "@1", "kv_cache_usage": "@6", "prefix_cache_hit_rate": "@4", "preemptions": "@3"}
 
 
@@ -52,7 +63,10 @@ class Panel(NamedTuple):
 
 def _stacked(panels: list[Panel], summary: dict[str, Any], columns: RunColumns, count: int, *, told: bool) -> Plot:
     data: list[dict[str, Any]] = []
-    layout: dict[str, Any] = {"xaxis": {"title": "seconds from the first request due", "range": [0, columns.duration_s]}}
+    layout: dict[str, Any] = {
+        "xaxis": {"title": "seconds from the first request due", "range": [0, columns.duration_s], **CROSSHAIR},
+        **TOGETHER,
+    }
     whole = sum(panel.weight for panel in panels) + PANEL_GAP * (len(panels) - 1)
     top = 1.0
     for place, panel in enumerate(panels, start=1):
@@ -119,14 +133,28 @@ def _latency_traces(due: Floats, values: Floats, columns: RunColumns) -> list[di
     if not len(values):
         return []
     binned = Binned(due, values, time_edges(0.0, columns.duration_s, len(values)))
+    top = _top_of(values)
     chosen = kept_dots(values)
+    outside = chosen[values[chosen] > top]
+    chosen = chosen[values[chosen] <= top]
     hover = "%{y:.4~g} ms, due at %{x:.2f} s"
     traces = [dots("requests", due[chosen], values[chosen], hover, size=3.2, color="@0/.4")]
     filled = binned.count > 0
     for name, percent, colour in _bands(len(values)):
-        shown = binned.percentile(percent)[filled]
+        shown = numpy.minimum(binned.percentile(percent)[filled], top)
         traces.append(line(name, binned.middle[filled], shown, f"{name} %{{y:.4~g}} ms", width=1.5, color=colour))
+    if len(outside):
+        above = dots(
+            "above the axis", due[outside], numpy.full(len(outside), top), "%{customdata:.4~g} ms", size=7, color="@3", symbol="triangle-up"
+        )
+        traces.append(above | {"customdata": values[outside]})
     return traces
+
+
+def _top_of(values: Floats) -> float:
+    """Where the axis ends: beyond that are few, so far away that they would press the others flat."""
+    high, highest = float(numpy.quantile(values, 0.99)), float(values.max())
+    return CLIPPED_AT * high if highest > 2 * CLIPPED_AT * high else highest
 
 
 def _bands(count: int) -> list[tuple[str, float, str]]:

@@ -37,6 +37,10 @@ class MicroKind(RunKind):
     name = "Operators"
     record = Row
 
+    def planned(self, run: dict[str, Any]) -> int | None:
+        """A row for each case."""
+        return len(run["config"]["cases"])
+
     def summarise(self, run: dict[str, Any], records: Iterable[Row]) -> dict[str, Any]:
         """Counts by status, and per measured case its latency from the raw samples."""
         rows = once(records, last_rows)

@@ -11,7 +11,7 @@ from bytemlperf.report.gather import view_run
 from bytemlperf.report.page import data_block
 from bytemlperf.runs.kinds import Plot, Table, run_kind
 from bytemlperf_llm.pages.columns import columns_of
-from bytemlperf_llm.pages.timeline import tokens_in
+from bytemlperf_llm.pages.timeline import _latency_traces, tokens_in
 from tests.report.made import llm_records, llm_run, llm_run_json, read, write_run
 from tests.runs.reading import read_records
 
@@ -128,3 +128,13 @@ def test_a_chunk_of_10_to_the_9_tokens_is_drawn_by_a_thousand():
     assert tokens_in(columns, np.linspace(-1, columns.duration_s + 1, 9)).sum() == pytest.approx(10**9, rel=1e-3)
     kind = run_kind("llm")
     assert kind.sections(run, kind.summarise(run, records), records)
+
+
+def test_a_few_values_far_away_are_marked_at_the_axis_end(folder) -> None:
+    values = np.concatenate([np.linspace(10, 20, 500), [900.0, 1000.0]])
+    columns = columns_of(read(folder, "run.json"), read_records(folder))
+    traces = {trace["name"]: trace for trace in _latency_traces(np.linspace(0, columns.duration_s, 502), values, columns)}
+    above = traces["above the axis"]
+    assert list(above["customdata"]) == [900, 1000]
+    assert max(map(max, (trace["y"] for trace in traces.values()))) == above["y"][0] < 50
+    assert "above the axis" not in {trace["name"] for trace in _latency_traces(np.linspace(0, 1, 500), values[:500], columns)}
