@@ -22,7 +22,7 @@ _OWN_VERSION = re.compile(r"/v(?!1$)\d\w*(?:/openai)?$|/deployments/[^/]+$")
 _PATH_SAFE = "/%:@!$&'()*+,;=~"
 ROLES = ("prefill", "decode", "encode")
 _ROLE = re.compile(r"([A-Za-z0-9_-]+)=(.*)")
-_PAGE = re.compile(r"([a-z][a-z0-9_]{0,15})=(.*)")
+_PAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,15}")
 
 
 class Target(NamedTuple):
@@ -83,8 +83,10 @@ def parse_pages(text: str) -> dict[str, str]:
     BadOption."""
     pages: dict[str, str] = {}
     for part in text.split():
-        match = _PAGE.fullmatch(part)
+        match = _ROLE.fullmatch(part)
         name, url = (match[1], match[2]) if match else ("", part)
+        if match and not _PAGE_NAME.fullmatch(name):
+            raise BadOption(f"--metrics-url has the name {name[:40]!r}", "take small letters, digits and _, at most 16, such as gpu=URL")
         parts, _ = _split(url if _SCHEME.match(url) else f"http://{url}", "--metrics-url")
         if "@" in parts.netloc:
             raise BadOption("--metrics-url has a user or password in it", "give the address alone: no key is sent to it")

@@ -135,6 +135,8 @@ async def test_other_pages_of_metrics_are_read_under_their_names_and_one_without
         ({"metrics_url": "h:1 h:2"}, "--metrics-url has two pages without a name"),
         ({"metrics_url": "h:1", "base_url": "h:1 h:2"}, "--metrics-url has no name, and there are several servers"),
         ({"metrics_url": "decode=h:1", "base_url": "h:1 decode=h:2"}, "--metrics-url has the name 'decode', which a --base-url has"),
+        ({"metrics_url": "Gpu=h:1"}, "--metrics-url has the name 'Gpu'; take small letters, digits and _"),
+        ({"metrics_url": f"{'g' * 17}=h:1"}, "--metrics-url has the name"),
         ({"metrics_url": "h:70000"}, "the port in --metrics-url is not a number"),
     ],
 )
