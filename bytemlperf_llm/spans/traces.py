@@ -40,6 +40,7 @@ class Traces:
         receiver, zero_unix_ns = self._receiver, clock_origin_ns(run, "clock_origin_unix_ns")
         if receiver is None or zero_unix_ns is None:
             return
+        self._say(f"waiting for the server's last spans, {LATE_S:g} s at most")
         await self._settled(receiver)
         begin_ns = run["resumed"][-1]["begin_ns"] if run.get("resumed") else 0
         records = (record for record in self._run.records() if record.end_ns >= begin_ns)
