@@ -6,7 +6,7 @@ from bytemlperf.lazy import numpy
 from bytemlperf.report.text import number
 from bytemlperf.statistics.columns import Column, Floats
 from bytemlperf_llm.causes.evidence import FULL, Evidence, step_of
-from bytemlperf_llm.causes.first_token import pauses_sentence
+from bytemlperf_llm.causes.first_token import pauses_sentence, slope_text
 from bytemlperf_llm.causes.fits import fit
 from bytemlperf_llm.causes.parts import Ledger
 
@@ -32,7 +32,7 @@ def decoding(evidence: Evidence) -> Ledger:
     running = evidence.mean_running(first, last)
     line = fit(ledger.left[::step], running[::step])
     slope = max(float(line.slopes[0]), 0.0)
-    ledger.take("batch", slope * running, f"TPOT grows by {number(slope)} ms for each further stream in the batch.", line)
+    ledger.take("batch", slope * running, f"TPOT grows by {slope_text(slope, line)} for each further stream in the batch.", line)
     return ledger
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from bytemlperf.lazy import numpy
 from bytemlperf.statistics.columns import ABSENT, Column, Floats
 from bytemlperf.units import NS_PER_MS
-from bytemlperf_llm.causes.fits import Fit, blocks_of, fit
+from bytemlperf_llm.causes.fits import Fit, fit
 from bytemlperf_llm.causes.spans import Spans, level_at
 from bytemlperf_llm.metrics.accumulator import Accumulator
 from bytemlperf_llm.metrics.definitions import STAGES
@@ -31,13 +31,14 @@ LONG_PREFILL = 2.0
 """A prefill of more than so many times the median silence is a long one."""
 ROWS = 20_000
 """Slopes and redraws take every n-th request of a longer run, about so many: more change no digit that is shown."""
+QUICKEST = 0.01
+"""The quantile of requests that had nothing to wait for."""
 LEAST_TRIPS = 5
 """Connections that show what is usual."""
 SURE = 0.5
+"""A slope is known where its interval reaches no further than this share of it to either side."""
 USUAL_TRIP = 0.25
 """The quantile of round trips that is the way's own length."""
-QUICKEST = 0.01
-SLOPES_REDRAWN = 500
 _BLOCK_CLUSTERS = 1 << 14
 
 
@@ -113,9 +114,8 @@ class Evidence:
         slope = float(self.prefill_line.slopes[0])
         if self.prompt is None or slope <= 0:
             return 0.0
-        rows = len(self.prefill_line.values)
-        low, high = numpy.quantile(self.prefill_line.redrawn(*blocks_of(rows, SLOPES_REDRAWN))[:, 1], (0.025, 0.975))
-        if float(high - low) > 2 * SURE * self.prefill_line.coefficients[1]:
+        low, high = self.prefill_line.bounds()
+        if high - low > 2 * SURE * slope:
             return 0.0
         quickest = float(numpy.quantile((self.first - self.sent) / numpy.maximum(self.prompt, 1.0), QUICKEST))
         return min(slope, quickest, float(self.last.max() - self.sent.min()) / float(self.prompt.sum()))

@@ -11,7 +11,7 @@ from bytemlperf.lazy import numpy
 from bytemlperf.report.text import number
 from bytemlperf.statistics.columns import Floats, Mask
 from bytemlperf_llm.causes.evidence import FULL, USUAL_TRIP, Evidence, step_of
-from bytemlperf_llm.causes.fits import fit
+from bytemlperf_llm.causes.fits import Fit, fit
 from bytemlperf_llm.causes.parts import Ledger
 from bytemlperf_llm.causes.spans import Spans
 
@@ -37,8 +37,8 @@ def first_token(evidence: Evidence) -> Ledger:
     prefilled = numpy.minimum(evidence.ms_per_prompt_token * _tokens(evidence), ledger.left)
     waited = _waited(evidence, ledger.left - prefilled)
     ahead = numpy.minimum(evidence.ms_per_prompt_token * evidence.pending_tokens, waited)
-    per_hundred = number(100 * evidence.ms_per_prompt_token)
-    sentence = f"TTFT grows by {per_hundred} ms per 100 prompt tokens, its own and those ahead of it: prefill-bound."
+    per_hundred = slope_text(evidence.ms_per_prompt_token, evidence.prefill_line, 100)
+    sentence = f"TTFT grows by {per_hundred} per 100 prompt tokens, its own and those ahead of it: prefill-bound."
     ledger.take("prefill", prefilled + ahead, sentence, evidence.prefill_line)
     waited = waited - ahead
     if evidence.full is not None:
@@ -51,13 +51,18 @@ def first_token(evidence: Evidence) -> Ledger:
 
 def _client(ledger: Ledger, evidence: Evidence, slow: Mask) -> None:
     late = int((evidence.late[slow] > LATE_MS).sum())
-    sentence = (
-        f"The client's own lateness makes the tail: {late:,} of these {int(slow.sum()):,} were sent more than {number(LATE_MS)} ms late."
-    )
+    sent_late = f"{late:,} of the {int(slow.sum()):,} slowest requests were sent more than {number(LATE_MS)} ms late"
+    sentence = f"The client's own lateness makes the tail: {sent_late}."
     ledger.take("client", evidence.late, sentence)
     waited = float(evidence.capped[slow].mean())
     sentence = f"Requests waited for one of the client's slots ({number(waited)} ms in the mean): its limit of concurrency was reached."
     ledger.take("concurrency limit", evidence.capped, sentence)
+
+
+def slope_text(slope: float, line: Fit, times: int = 1) -> str:
+    """So many times a line's first slope, in ms with its interval; the slope as it is used may be smaller than the fitted one."""
+    low, high = (number(times * max(bound, 0.0)) for bound in line.bounds())
+    return f"{number(times * slope)} ms ({low} to {high})"
 
 
 def pauses_sentence(paused: Spans) -> str:
@@ -112,5 +117,5 @@ def _queue(ledger: Ledger, evidence: Evidence, waited: Floats) -> None:
     step = step_of(len(evidence))
     line = fit(waited[::step], ahead[::step])
     slope = max(float(line.slopes[0]), 0.0)
-    sentence = f"Requests waited for others: TTFT grows by {number(slope)} ms for each request that waits ahead: queue."
+    sentence = f"Requests queue in the server: TTFT grows by {slope_text(slope, line)} for each request that waits ahead."
     ledger.take("queue", numpy.minimum(slope * ahead, waited), sentence, line)

@@ -10,14 +10,17 @@ from bytemlperf.statistics.columns import Column, Floats
 
 STEPS = 30
 BLOCKS = 50
+SLOPES_REDRAWN = 500
 SEED = 20_261_201
-_SMALLEST = 1e-3  # of the mean residual: weights stay finite
+NEAR = 2.0
+"""Times the median residual: what is further off pulls no harder than that."""
+_SMALLEST = 1e-2  # of the mean residual: where most residuals are 0, weights stay finite
 
 
 @dataclass(frozen=True)
 class Fit:
-    """`values` ≈ an intercept and `columns` · `coefficients`, by least absolute deviations: some values far off move nothing (iteratively
-    reweighted least squares; Schlossmacher, JASA 68, 1973). A column that doesn't vary has 0."""
+    """`values` ≈ an intercept and `columns` · `coefficients`, by Huber's estimator, so that some values far off move little (iteratively
+    reweighted least squares; Huber, Annals of Mathematical Statistics 35, 1964). A column that doesn't vary has 0."""
 
     columns: Floats
     values: Floats
@@ -30,6 +33,11 @@ class Fit:
         """Of the columns, per unit of each."""
         found: Floats = self.coefficients[1:] / self.ranges
         return found
+
+    def bounds(self) -> tuple[float, float]:
+        """The 95 % interval of the first column's slope."""
+        low, high = numpy.quantile(self.redrawn(*blocks_of(len(self.values), SLOPES_REDRAWN))[:, 1] / self.ranges[0], (0.025, 0.975))
+        return float(low), float(high)
 
     def redrawn(self, draws: Column, length: int) -> Floats:
         """The coefficients for each row of `draws`, which are the first rows of blocks of `length`; with the same weights."""
@@ -53,7 +61,7 @@ def fit(values: Floats, *columns: Floats) -> Fit:
         root = numpy.sqrt(weights)
         coefficients = numpy.linalg.lstsq(matrix * root[:, None], values * root, rcond=1e-9)[0]
         off = numpy.abs(values - matrix @ coefficients)
-        weights = 1.0 / numpy.maximum(off, max(_SMALLEST * float(off.mean()), 1e-9))
+        weights = 1.0 / numpy.maximum(off, max(NEAR * float(numpy.median(off)), _SMALLEST * float(off.mean()), 1e-9))
         weights /= weights.max()
     return Fit(matrix, values, weights, coefficients, ranges)
 

@@ -13,8 +13,8 @@ from bytemlperf_llm.causes.judge import LEAST_SHARE, NAMES, Causes, Finding
 GROUP = "Causes"
 NOTE = (
     "Each rule takes the milliseconds of every request that it accounts for, none of them twice. Share: of how much longer the slowest "
-    "10 % took than the tenth around the median, with its 95 % interval by block bootstrap, for each rule alone. p: that the share is "
-    f"under {LEAST_SHARE:.0%}. A cause is named where it isn't, with all rules considered (Holm, 5 %)."
+    "10 % took than the tenth around the median, with its 95 % interval by block bootstrap, for each rule alone. ms: of a slow request. "
+    f"p: that the share is under {LEAST_SHARE:.0%}. A cause is named where it isn't, with all rules considered (Holm, 5 %)."
 )
 
 
@@ -30,7 +30,7 @@ def cause_sections(summary: dict[str, Any]) -> list[Section]:
     lead = [f"The slowest 10 % of {causes.requests:,}: {'; '.join(tails)}."] if tails else []
     sentences = _sentences(causes) or [f"{causes.sentence[:1].upper()}{causes.sentence[1:]}."]
     rows = [_row(finding) for finding in causes.findings]
-    columns = ["rule", "latency", "share of the excess, %", "95 % interval", "ms of a request", "p", "named"]
+    columns = ["rule", "latency", "share, %", "95 % interval", "ms", "p", "named"]
     tested = [Table(title="Rules tested", columns=columns, rows=rows, note=NOTE, folded=True, group=GROUP)] if rows else []
     return [*(Text(body=sentence, group=GROUP) for sentence in [*sentences, *lead]), *tested]
 
@@ -68,4 +68,4 @@ def _row(finding: Finding) -> list[str | float | int | None]:
     share = [round(100 * value, 1) for value in (finding.share, finding.low, finding.high)]
     bounds = f"{number(share[1])} – {number(share[2])}"
     named = "yes" if finding.named else "no"
-    return [finding.cause, NAMES[finding.latency], share[0], bounds, finding.ms, finding.p_value, named]
+    return [finding.cause, finding.latency.upper(), share[0], bounds, finding.ms, finding.p_value, named]

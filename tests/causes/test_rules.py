@@ -49,7 +49,7 @@ def test_a_line_ignores_a_tenth_far_off_and_varies_with_what_is_drawn():
     values = 5 + 2 * own + chance.normal(0, 1, 400)
     values[::10] += 10_000
     line = fit(values, own, other, numpy.ones(400))
-    assert line.slopes == pytest.approx([2, 0, 0], abs=0.01)
+    assert line.slopes == pytest.approx([2, 0, 0], abs=0.05)
     low, high = numpy.quantile(line.redrawn(*blocks_of(400, 500))[:, 1] / numpy.ptp(own), (0.025, 0.975))
     assert low < 2 < high < low + 0.1
 
