@@ -36,6 +36,8 @@ RANGE_SHARE = 0.15
 """Of the error, for what a probe needs at least."""
 RANGE_REQUESTS, EDGE_REQUESTS, ESTIMATE_REQUESTS = 1, 5, 10
 """Requests of a probe for the range, at least of one at the edge, and of the first estimate; in units of those that one needs to hold."""
+LAST_REQUESTS = 10
+"""Left, in the same units, from which on a search in which nothing holds yet sees to that before it looks closer."""
 LEAST_LOAD_SHARE = 1 / 1024
 """Of the first load: where even this fails, nothing holds."""
 TURNOVERS, MOST_TURNOVERS = 10, 40
@@ -191,6 +193,8 @@ class Search:
         return max(loads) * step if below else min(loads) / step
 
     def _fine(self, curve: Curve) -> Plan | None:
+        if self.holds_at is None and self._remaining() < LAST_REQUESTS * self.goal.needed and (low := self._clearly_below()) is not None:
+            return self._plan(low, EDGE_REQUESTS * self.goal.needed, Purpose.LOW)
         floor, ceiling = (math.log(load) if load else None for load in (self.holds_at, self.fails_at))
         half = math.log(1 + self.goal.within) / 2 * 0.98
         wide = min(self._affordable(curve, half), math.log(STEP))
@@ -211,6 +215,12 @@ class Search:
             if plan is not None and (self.holds_at or 0.0) < plan.load < (self.fails_at or math.inf):
                 return plan
         return None
+
+    def _clearly_below(self) -> float | None:
+        """The highest load at which clearly fewer missed than may, less after each long probe in vain."""
+        limit = 1 - self.goal.share
+        load = max((probe.load for probe in self.probes if not probe.client_limited and side_of(probe.point, limit) < 0), default=None)
+        return None if load is None else load / FURTHER ** self._in_vain(Purpose.LOW)
 
     def _settled(self, curve: Curve) -> bool:
         """Whether the whole number at the estimate was probed, and is clearly on one side."""

@@ -218,7 +218,7 @@ async def _serve(engine: Engine, name: str, model_name: str | None, options: dic
     server: EngineServer | None = None
     try:
         with draining(stop.set, stop.is_set, say):
-            model = resolve_model(type(engine), model_name, say)
+            model = resolve_model(type(engine), model_name, options, say)
             info = await start_engine(engine, model, options, Redactor())
             server = EngineServer(engine, info, port)
             await server.start()

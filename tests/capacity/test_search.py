@@ -107,6 +107,19 @@ def test_it_ends_when_the_interval_is_narrow_or_the_requests_are_spent() -> None
     assert spent.stopped_because() == "requests"
 
 
+def test_with_few_requests_left_something_is_to_hold_first() -> None:
+    goal = Goal(max_requests=6_000)
+    probes = ((10.0, 0.01, Outcome.UNRESOLVED), (40.0, 0.02, Outcome.UNRESOLVED), (160.0, 0.9, Outcome.FAILS))
+    plan = searching(*probes, goal=goal).plan()
+    assert plan is not None
+    assert (plan.load, plan.purpose) == (40.0, Purpose.LOW)
+    search = searching(*probes, goal=goal)
+    search.tell(Probe(40.0, look(0.05, requests=500), Purpose.LOW))
+    plan = search.plan()
+    assert plan is not None
+    assert plan.load < 40.0
+
+
 def test_the_errors_of_all_probes_stay_within_the_confidence() -> None:
     search, holds, fails = Search(Goal(), 1.0), 0.0, 0.0
     for place in range(60):
