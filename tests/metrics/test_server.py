@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from bytemlperf.runs.kinds import Table
+from bytemlperf_llm.loadgen.recorder import monotonic_ns
 from bytemlperf_llm.metrics.counted import counted_of, total
 from bytemlperf_llm.metrics.prefix import ServerCounts, server_counts
 from bytemlperf_llm.metrics.server import bucket_ms, network_of, network_warnings, server_of
 from bytemlperf_llm.pages.server import server_sections
 from bytemlperf_llm.run.counters import EngineCounters
-from bytemlperf_llm.run.network import TRIES, Network
+from bytemlperf_llm.run.network import MEANWHILE, TRIES, Network
 from engines.contract import Counted, Histogram
 from engines.counted import UNKNOWN, grown
 
@@ -166,3 +167,27 @@ async def test_connections_are_opened_before_and_after_and_a_dead_server_costs_n
     assert run == {}
     await Network(object()).end(run)
     assert run == {}
+
+
+async def test_connections_are_timed_meanwhile_on_the_axis_of_the_records(monkeypatch):
+    monkeypatch.setattr("bytemlperf_llm.run.network.PERIOD_S", 0.01)
+    opened, enough = [], asyncio.Event()
+
+    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        writer.close()
+        if len(opened) == TRIES + 4:
+            enough.set()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    network = Network(Served(server.sockets[0].getsockname()[1]))
+    run: dict[str, Any] = {"clock_origin_ns": monotonic_ns(), MEANWHILE: [(-7, 5)]}
+    await network.begin()
+    await enough.wait()
+    await network.end(run)
+    first, *others = run[MEANWHILE]
+    assert first == (-7, 5), "of the part before it was resumed"
+    assert len(others) >= 3
+    assert others == sorted(others)
+    assert all(0 < at_ns < monotonic_ns() - run["clock_origin_ns"] and took_ns > 0 for at_ns, took_ns in others)
+    server.close()
