@@ -35,6 +35,7 @@ REPLACED = {
     r"\btwins?\b": "fallback",
     r"\bmould\b": "template",
     r"\brungs?\b": "load step",
+    r"\boptimiser": "optimizer",
     r"\b(put|set) aside\b": "left out",
     r"\bmade anew\b|\banew\b": "rebuilt, again",
     r"\bboth is (said|in)\b": "both are",

@@ -23,8 +23,12 @@ SECONDS = "waits.json"
 
 
 @contextmanager
-def waiting(what: str, stream: TextIO | None = None, every_s: float = PLAIN_EVERY_S) -> Iterator[None]:
-    """Lines on `stream` (None: standard error) every `every_s`, until the block ends; `what` names the wait, now and the next time."""
+def waiting(what: str, stream: TextIO | None = None, every_s: float = PLAIN_EVERY_S, *, quiet: bool = False) -> Iterator[None]:
+    """Lines on `stream` (None: standard error) every `every_s`, until the block ends; `what` names the wait, now and the next time.
+    None where it is `quiet`."""
+    if quiet:
+        yield
+        return
     done, began_s, last_s = threading.Event(), time.monotonic(), _seconds().get(what)
 
     def tell() -> None:

@@ -21,6 +21,7 @@ import msgspec
 
 from bytemlperf.child.inside import die_with_parent
 from bytemlperf.child.process import kill, last_words
+from bytemlperf.command.waiting import waiting
 from bytemlperf.errors import UserError
 from bytemlperf.models.resolve import DEFAULT_MODEL
 from bytemlperf.models.resolve import resolve as resolve_model
@@ -141,7 +142,8 @@ async def launched(plan: Plan, folder: Path | None, redactor: Redactor, say: Say
         server = Server(words, url, stack.enter_context((folder / LOG).open("w+b")), redactor, plan.engine.otlp)
         stack.callback(server.close)
         say(redactor(f"starting the server: {' '.join(words)}"))
-        await server.up(plan.engine.ready_timeout_s or PATIENCE_S)
+        with waiting("waiting for the server", quiet=plan.output.run.quiet):
+            await server.up(plan.engine.ready_timeout_s or PATIENCE_S)
         say(f"the server is ready after {server.facts.ready_s:g} s" + (f", version {server.facts.version}" if server.facts.version else ""))
         yield server
 

@@ -20,6 +20,7 @@ import msgspec
 
 from bytemlperf.checked import plain
 from bytemlperf.command.signals import Interrupted, draining
+from bytemlperf.command.waiting import waiting
 from bytemlperf.export.prometheus import serving
 from bytemlperf.export.push import pushing, receiver_secrets
 from bytemlperf.redaction import Redactor, option_secrets
@@ -203,17 +204,20 @@ class Bench:
         info, model = started.info, started.model
         if self._remainder is not None:
             refuse_other_engine(self._run.run, info)
-        plan = await started.ready(self._plan)
+        with waiting("waiting for the first response", quiet=self._quiet):
+            plan = await started.ready(self._plan)
         for note in info.notes:
             self._say(f"note: {note}")
         scenario = plan.load.scenario
         workload = Schedule(scenario, seed).workload()
-        resolved, probed = await preflight.resolve_rate(plan, engine, workload, pacer, self._redactor)
+        with waiting("finding a rate that the engine carries", quiet=self._quiet):
+            resolved, probed = await preflight.resolve_rate(plan, engine, workload, pacer, self._redactor)
         if probed is not None:
             self._say(probed.sentence())
             await asyncio.sleep(0.5)
         left = None if self._remainder is None else self._remainder.left()
-        resolved, cache = await prepare_cache(engine, resolved, seed, self._say, left)
+        with waiting("preparing the prefix cache", quiet=self._quiet):
+            resolved, cache = await prepare_cache(engine, resolved, seed, self._say, left)
         if cache.state == "as-is":
             asides = scenario.warmup_requests + (0 if probed is None else probed.requests)
             cache = msgspec.structs.replace(cache, own=preflight.places_before(Schedule(scenario, seed), asides))

@@ -65,8 +65,7 @@ async def start(engine: Engine, plan: Plan, redactor: Redactor, say: preflight.S
     with ExitStack() as stack:
         if folder is not None and engine.weights != "remote":
             stderr = stack.enter_context(printed_to(folder / LOG, redactor, say))
-            if not plan.output.run.quiet:
-                stack.enter_context(waiting(sentence, stderr))
+            stack.enter_context(waiting(sentence, stderr, quiet=plan.output.run.quiet))
         info = await start_engine(engine, model, choice.options, redactor)
     say(f"engine started in {time.monotonic() - begun_s:.1f} s")
     return Started(engine, info, model, redactor, say)

@@ -65,12 +65,12 @@ def throughput(record: PerformanceRecord) -> float:
 
 def latency(record: PerformanceRecord) -> Metric | None:
     """Of a point's calls."""
-    return describe(record.latency_ns, "ns", "from when a call was due (closed loop: made) to its answer")
+    return describe(record.latency_ns, "ns", "from when a call was due (closed loop: made) to its response")
 
 
 def service_time(record: PerformanceRecord) -> Metric | None:
     """Of an open loop's calls; None of a closed one's."""
-    return describe(record.service_ns, "ns", "from when an instance took a call to its answer")
+    return describe(record.service_ns, "ns", "from when an instance took a call to its response")
 
 
 def speed(record: PerformanceRecord) -> Metric | None:
@@ -113,7 +113,7 @@ def _of_stage(name: str, record: AnyRecord, summary: dict[str, Any]) -> list[Fig
                 *_plain(name, "artefact size", "bytes", record.artefact_bytes, "lower"),
             ]
         case LoadRecord():
-            return _plain(name, "time to first answer", "s", record.first_answer_s, "lower")
+            return _plain(name, "time to first response", "s", record.first_answer_s, "lower")
         case AccuracyRecord():
             return [one for metric, value in record.metrics.items() for one in _plain(name, f"accuracy: {metric}", "", value, "higher")]
         case NumericsRecord():

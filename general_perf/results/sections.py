@@ -28,7 +28,7 @@ MIB = 1 << 20
 PERCENTS = ("50", "90", "99")
 FEW_JOBS = 6
 """Up to so many jobs, a terminal shows every point of speed."""
-SPARE = ("decisions changed", "first answer s", "graph, FLOPs %", "compile s", "int8 %")
+SPARE = ("decisions changed", "first response s", "graph, FLOPs %", "compile s", "int8 %")
 OPEN_SPARE = ("dispersion", "expected", "max ms", "1 in 100 ms", "arrivals, Kolmogorov-Smirnov")
 
 
@@ -77,7 +77,7 @@ def _row(row: dict[str, Any]) -> dict[str, str | float | int | None]:
         "precision": row["precision"],
         "result": row["status"] + (f": {row['error_class']}" if row["error_class"] else ""),
         "compile s": row["compile_s"],
-        "first answer s": row["first_answer_s"],
+        "first response s": row["first_answer_s"],
         "graph, FLOPs %": None if shares == [None, None] else ", ".join(share or cell(None) for share in shares),
         "int8 %": None if row["int8_share"] is None else f"{100 * row['int8_share']:.3g}",
         "numerics": _verdict_of(row),
@@ -124,7 +124,7 @@ def _speed(summary: dict[str, Any], peaks: dict[str, float | None]) -> list[Sect
         figures = zip(("mean", *(f"p{percent}" for percent in PERCENTS)), metric_cells(latency, PERCENTS, NS_PER_MS), strict=True)
         more = {"calls": latency["count"], "samples/s": rate["mean"], "peak host MiB": peaks.get(point)}
         rows.append({"job": job, "point": batch, **{f"{name} ms": figure for name, figure in figures}, **more})
-    note = "95 % intervals below. Closed loop: from call to answer. Open loop: from when the call was due. Percentiles are nearest-rank."
+    note = "95 % intervals below. Closed loop: from call to response. Open loop: from when the call was due. Percentiles are nearest-rank."
     return table("Speed", rows, note=note, spare=("p90 ms", "calls"))
 
 
@@ -288,7 +288,7 @@ def _usability(summary: dict[str, Any], jobs: Jobs) -> list[Section]:
                     "installed MiB": facts["install_bytes"] / MIB,
                     "packages": facts["packages"],
                     "adapter, lines of code": facts["adapter_lines"],
-                    "median time to first answer, s": waits[len(waits) // 2] if waits else None,
+                    "median time to first response, s": waits[len(waits) // 2] if waits else None,
                     "compiled at first try": sum(row["compiled"] for row in mine) / len(mine),
                 }
     return table("Usability", list(rows.values()), note="Installed size of the runtime with all it requires.")

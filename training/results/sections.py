@@ -20,7 +20,7 @@ TITLES = {
     "data_time": "data wait",
     "forward_time": "forward",
     "backward_time": "backward",
-    "optimizer_time": "optimiser",
+    "optimizer_time": "optimizer",
     "wall_time": "step to step",
     "tokens_per_second": "tokens/s",
     "samples_per_second": "samples/s",
@@ -145,7 +145,7 @@ def _throughput_plot(history: History) -> list[Section]:
 
 
 def _split_plot(history: History) -> list[Section]:
-    names = {phase: {"data": "data wait", "optimizer": "optimiser"}.get(phase, phase) for phase in PHASES}
+    names = {phase: {"data": "data wait", "optimizer": "optimizer"}.get(phase, phase) for phase in PHASES}
     phases, whole = {name: _phase_ms(phase) for phase, name in names.items()}, _phase_ms("step")
     rest: Curves = {
         "rest: waiting for gradients (megatron), bookkeeping": lambda step: max(0.0, whole(step) - sum(ms(step) for ms in phases.values()))
