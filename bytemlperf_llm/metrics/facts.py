@@ -6,6 +6,7 @@ at any time and gives the same bytes.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ class SloMs(msgspec.Struct, frozen=True, kw_only=True):
     tpot: float | None = None
     e2e: float | None = None
     session: float | None = None
+
+    def finite(self) -> SloMs:
+        """Without those that nothing can miss, or nothing meet."""
+        limits = msgspec.structs.asdict(self)
+        return SloMs(**{name: limit for name, limit in limits.items() if limit is not None and 0 < limit < math.inf})
 
     def of_requests(self) -> SloMs:
         """Without that of whole sessions."""

@@ -102,10 +102,10 @@ def _levels(acc: Accumulator, facts: RunFacts, rows: Column) -> Floats:
     first, each, whole = (_median(acc, name) for name in ("ttft", "tpot", "e2e"))
     levels = TIMES_USUAL * (first + each * further if first else numpy.full(len(rows), whole))
     if not facts.classes:
-        return _targets(facts.slo_ms, further, levels)
+        return _targets(facts.slo_ms.finite(), further, levels)
     for traffic in facts.classes:
         own = columns["class_name"][rows] == acc.labels["class_name"].get(traffic.name, ABSENT)
-        levels[own] = _targets(traffic.slo_ms, further[own], levels[own])
+        levels[own] = _targets(traffic.slo_ms.finite(), further[own], levels[own])
     return levels
 
 

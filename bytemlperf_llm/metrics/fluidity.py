@@ -27,6 +27,7 @@ from bytemlperf_llm.record.record import RequestRecord
 FLUID = 0.9
 """From this index on a response is fluid (Etalon: the fluid token generation rate is what 99 % of responses carry so)."""
 MILLIONTHS = 1e6
+MOST_MISSED = float(1 << 40)  # by one token: sums stay whole numbers
 PERCENTILES = ("1", "10", "50")
 FORMULA = "1 − token deadlines missed / token deadlines, of a response; deadlines by the TTFT and TPOT targets, slack carried on (Etalon)"
 
@@ -45,7 +46,7 @@ class Targets:
     """The service levels of each class (None: of all), as deadlines; falsy where no TPOT is among them."""
 
     def __init__(self, facts: RunFacts) -> None:
-        levels: dict[str | None, SloMs] = {each.name: each.slo_ms for each in facts.classes} or {None: facts.slo_ms}
+        levels: dict[str | None, SloMs] = {each.name: each.slo_ms.finite() for each in facts.classes} or {None: facts.slo_ms.finite()}
         self._levels = {name: slo for name, slo in levels.items() if slo.tpot is not None}
         self._of_classes = bool(facts.classes)
 
@@ -83,7 +84,7 @@ def _counted(stamps: Floats, tokens: Column, counts: Column, due_ns: Column, fir
     left = pace - numpy.diff(stamps, prepend=0.0)  # of its deadline, by a chunk's first token
     left[heads] = numpy.where(timed, first_ns - (stamps[heads] - due_ns), 0.0)
     late = _lateness(left, (tokens - 1) * pace, heads, counts)
-    missed = numpy.where(late > 0, 1 + late // pace, 0)
+    missed = numpy.where(late > 0, numpy.minimum(1 + late // pace, MOST_MISSED), 0)
     deadlines = numpy.where(late > 0, missed, 1) + tokens - 1
     deadlines[heads] -= ~timed
     return numpy.add.reduceat(deadlines, heads).astype("i8"), numpy.add.reduceat(missed, heads).astype("i8")

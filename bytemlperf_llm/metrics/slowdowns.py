@@ -41,7 +41,7 @@ def find_slowdowns(acc: Accumulator) -> list[Slowdown]:
     if steps < LEAST_STEPS:
         return []
     begin, end = int(first.min()), int(last.max())
-    mean_ns = float((last - first).sum()) / steps
+    mean_ns = float((last - first).astype("f8").sum()) / steps
     bins = int(min(MOST_BINS, (end - begin) // (STEPS_PER_BIN * mean_ns)))
     if bins < 2 * LEAST_BINS:
         return []

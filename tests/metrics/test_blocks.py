@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,8 @@ from bytemlperf_llm.metrics.definitions import (
     token_times,
     tpot_ns,
 )
+from bytemlperf_llm.metrics.facts import RunFacts, SloMs
+from bytemlperf_llm.metrics.summary import summarize
 from bytemlperf_llm.record.record import RequestRecord
 from engines.contract import Stages
 from tests.metrics.test_columns import runs
@@ -191,3 +195,13 @@ def naive_metric(row, name):
         "ntpot": lambda: None if e2e is None else ntpot_ns(e2e, row["output"]),
         "max_stall": lambda: row["max_gap"],
     }.get(name, lambda: row[name])()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(RECORDS, max_size=12), st.sampled_from([None, 0.0, 1e-12, 50.0, math.inf]), st.sampled_from([None, 0.0, 200.0, math.inf]))
+def test_no_record_and_no_service_level_breaks_a_summary(records, tpot, ttft):
+    """Warnings are errors here: numbers that leave their range are some."""
+    repeated = [msgspec.structs.replace(record, index=place) for place, record in enumerate(records * 20)]
+    found = summarize(repeated, RunFacts(open_loop=True, slo_ms=SloMs(ttft=ttft, tpot=tpot)))
+    assert found.fluidity is None or 0 <= found.fluidity.missed <= found.fluidity.deadlines
+    assert all(fault.lost_requests + fault.late_requests <= fault.requests for fault in found.faults)
