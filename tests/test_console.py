@@ -9,6 +9,8 @@ from rich.console import Console
 
 from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.runs.kinds import Section, Table, Text
+from bytemlperf.statistics.statistics import INSUFFICIENT
+from bytemlperf_llm.pages.latency import SPARE
 
 NAME = "digits-resnet/onnxruntime/fp32"
 WIDE = Table(
@@ -49,6 +51,16 @@ def test_a_spare_column_is_left_out_by_name_before_the_table_is_split() -> None:
     assert "1" * 30 not in text
     assert "left out at this width: b" in text
     assert "1" * 30 in printed([table], 100)
+
+
+def test_an_insufficient_percentile_goes_before_one_that_has_figures() -> None:
+    """The latency table of a run whose sample carries p95 and no p99, at 80 columns."""
+    columns = ["", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", "n"]
+    bounded = "10.00\n9.938 – 10.07"
+    rows = [[name, bounded, bounded, bounded, bounded, INSUFFICIENT, INSUFFICIENT, 10.54, 100] for name in ("TTFT", "TPOT")]
+    text = printed([Table(title="", columns=columns, rows=rows, spare=SPARE)], 80)
+    assert "p95" in text.splitlines()[0]
+    assert "left out at this width: p99 · p99.9" in text
 
 
 def test_texts_wrap_between_words_before_anything_is_left_out() -> None:

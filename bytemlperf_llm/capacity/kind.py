@@ -108,7 +108,8 @@ KIND = CapacityKind()
 def sentence(found: Capacity, question: Question, *, why: bool = False) -> str:
     """The answer, for a person; `why` it is no narrower."""
     if why:
-        return f"{sentence(found, question)}; {STOPPED.get(found.stopped_because, found.stopped_because)}"
+        text, because = sentence(found, question), STOPPED.get(found.stopped_because, found.stopped_because)
+        return text if because in text else f"{text}; {because}"
     low, high, unit = found.holds_at, found.fails_at, UNITS[question.by]
     what = f"{found.share:.4g} of {question.judged} within {question.levels} ms at {found.confidence:.4g} confidence"
     if low is not None and high is not None:

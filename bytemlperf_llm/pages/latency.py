@@ -37,7 +37,7 @@ FIRST = (
 )
 ANSWERS = ("ttft", "time_to_first_answer_token", "handoff", "tpot", "itl", "e2e")
 DETAILS = tuple(name for name in FIRST if name not in ANSWERS)
-SPARE = ("p95", "max", "p99.9", "p90")
+SPARE = ("p95", "max", "p99.9", "p90", "p99")
 CURVES = (
     ("ttft", "Time to first token", ("ttft", "service_ttft", "time_to_first_answer_token")),
     ("tpot", "Time per output token", ()),
