@@ -45,6 +45,12 @@ def test_a_table_that_goes_on_below_itself_has_again_what_tells_its_rows_apart()
     assert all("point" in head for head in heads), "both rows are of one job"
 
 
+def test_a_group_is_named_once_and_tells_its_rows_apart_all_the_same() -> None:
+    rows = [["library", "torch", "ok", "d" * 50], ["engine", "vllm", "ok", "e" * 50], ["", "torch", "ok", "f" * 50]]
+    text = printed([Table(title="", columns=["", "what", "state" + "s" * 20, "detail"], rows=rows)], 80)
+    assert text.count("torch") == 4, "in both tables"
+
+
 def test_a_spare_column_is_left_out_by_name_before_the_table_is_split() -> None:
     table = Table(title="", columns=["a", "b", "c"], rows=[["x" * 30, "1" * 30, "2" * 30]], spare=["b"])
     text = printed([table], 80)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from bytemlperf.command.exits import one_line
@@ -166,12 +166,18 @@ def _parts(columns: list[_Column], width: int) -> Iterator[list[_Column]]:
 
 
 def _key_count(columns: Sequence[_Column], width: int) -> int:
-    """How many of the first columns no two rows have alike; 1 where they would take most of the width."""
+    """How many of the first columns no two rows have alike, an empty cell being as the one above; 1 where they would take most of the
+    width."""
+    filled = [_filled(column.cells) for column in columns]
     for count in range(1, len(columns)):
-        rows = list(zip(*(column.cells for column in columns[:count]), strict=True))
+        rows = list(zip(*filled[:count], strict=True))
         if len(set(rows)) == len(rows):
             return count if _room(columns[:count]) <= width * MOST_KEYS else 1
     return 1
+
+
+def _filled(cells: list[str]) -> list[str]:
+    return list(accumulate(cells, lambda above, cell: cell or above))
 
 
 def _widths(columns: Sequence[_Column], width: int) -> list[int]:
