@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from bytemlperf.command.exits import one_line
@@ -177,7 +177,10 @@ def _key_count(columns: Sequence[_Column], width: int) -> int:
 
 
 def _filled(cells: list[str]) -> list[str]:
-    return list(accumulate(cells, lambda above, cell: cell or above))
+    filled: list[str] = []
+    for text in cells:
+        filled.append(text or "".join(filled[-1:]))
+    return filled
 
 
 def _widths(columns: Sequence[_Column], width: int) -> list[int]:
