@@ -1,6 +1,6 @@
 """How often the right cause is named first, and how often one is named where there is none.
 
-    python -m benchmarks.causes [--seeds 100] [--first 2000] [--show CAUSE]
+    python -m benchmarks.causes [--seeds 100] [--first 3000] [--show CAUSE]
 
 Runs of a simulated server (planted.py) with a planted cause each, and of one without. A run passes through what a real one passes through:
 records, accumulator, evidence, rules, test. Bounds: the right cause first in 95 of 100 seeds each; none in 95 of 100 without one.
@@ -34,7 +34,7 @@ def named_first(causes: Causes) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--first", type=int, default=2_000)
+    parser.add_argument("--first", type=int, default=3_000)
     parser.add_argument("--show", default="")
     arguments = parser.parse_args()
     missed = []

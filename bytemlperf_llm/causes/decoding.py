@@ -6,7 +6,7 @@ from bytemlperf.lazy import numpy
 from bytemlperf.report.text import number
 from bytemlperf.statistics.columns import Column, Floats
 from bytemlperf_llm.causes.evidence import FULL, Evidence, step_of
-from bytemlperf_llm.causes.first_token import pauses_sentence, slope_text
+from bytemlperf_llm.causes.first_token import pauses_sentence, slope_text, taken_in_sentence
 from bytemlperf_llm.causes.fits import fit
 from bytemlperf_llm.causes.parts import Ledger
 
@@ -26,8 +26,10 @@ def decoding(evidence: Evidence) -> Ledger:
         return ledger
     paused = evidence.paused.within(first, last)
     ledger.take("pauses", paused / tokens, pauses_sentence(evidence.paused))
+    taken_in = evidence.taken_in.within(first, last)
+    ledger.take("prefill", taken_in / tokens, taken_in_sentence(evidence.taken_in))
     share = evidence.windows.within(first, last) / span
-    _prefill(ledger, evidence, share, numpy.maximum(span - paused, 1e-6))
+    _prefill(ledger, evidence, share, numpy.maximum(span - paused - taken_in, 1e-6))
     _preempted(ledger, evidence, rows)
     running = evidence.mean_running(first, last)
     line = fit(ledger.left[::step], running[::step])
@@ -53,6 +55,6 @@ def _preempted(ledger: Ledger, evidence: Evidence, rows: Column) -> None:
         return
     begins, ends, whose = evidence.silences
     middle = (begins + ends) / 2
-    kept = evidence.full.hold(middle) & ~evidence.paused.hold(middle) & ~evidence.windows.hold(middle)
+    kept = evidence.full.hold(middle) & ~evidence.stops.hold(middle) & ~evidence.windows.hold(middle)
     stood = numpy.bincount(whose[kept], (ends - begins)[kept], len(evidence))[rows]
     ledger.take("kv cache", stood / ledger.tokens, f"Single streams stood still while the KV cache was above {FULL:.0%}: preempted.")

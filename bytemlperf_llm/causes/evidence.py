@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import exp, log
 
 from bytemlperf.lazy import numpy
-from bytemlperf.statistics.columns import ABSENT, Column, Floats
+from bytemlperf.statistics.columns import ABSENT, Column, Floats, Mask
 from bytemlperf.units import NS_PER_MS
 from bytemlperf_llm.causes.fits import Fit, fit
 from bytemlperf_llm.causes.spans import Spans, level_at
@@ -33,6 +34,8 @@ ROWS = 20_000
 """Slopes and redraws take every n-th request of a longer run, about so many: more change no digit that is shown."""
 QUICKEST = 0.01
 """The quantile of requests that had nothing to wait for."""
+BY_CHANCE, TAKING_IN = 0.001, 0.5
+"""Requests stop the server where more than half of the stops that needn't have met a waiting one by chance did."""
 LEAST_TRIPS = 5
 """Connections that show what is usual."""
 SURE = 0.5
@@ -152,9 +155,33 @@ class Evidence:
         return Spans(before[slow], after[slow])
 
     @cached_property
-    def paused(self) -> Spans:
-        """When the server stood still, and neither a long prefill nor the network explains it."""
+    def stops(self) -> Spans:
+        """When the server stood still, and neither a prefill by its tokens nor the network explains it."""
         return self.still.without(self.windows).without(self.slow_way).longer_than(LONG_GAP * self.pace)
+
+    @cached_property
+    def _taking_in(self) -> Mask:
+        """Which stops began with a request waiting to be taken in: all such ones where that is far more often so than at other moments
+        (by Chernoff's bound), which it is where taking one in is what stops the server; else none."""
+        stops, waiting = self.stops, Spans(self.sent, self.first)
+        met = waiting.hold(stops.begins)
+        others = waiting.without(stops).total / max(float(self.last.max() - self.sent.min()) - stops.total, 1e-6)
+        usual, share = min(max(others, 1e-3), 1.0), min(float(met.mean()), 1 - 1e-9) if len(met) else 0.0
+        if share <= usual:
+            return met & False
+        apart = share * log(share / usual) + (1 - share) * log((1 - share) / (1 - usual))
+        chance_alone = exp(-len(met) * apart) > BY_CHANCE or share - usual < TAKING_IN * (1 - usual)
+        return met & (not chance_alone)
+
+    @cached_property
+    def taken_in(self) -> Spans:
+        """The stops in which the server took requests in."""
+        return Spans(self.stops.begins[self._taking_in], self.stops.ends[self._taking_in])
+
+    @cached_property
+    def paused(self) -> Spans:
+        """All other stops."""
+        return Spans(self.stops.begins[~self._taking_in], self.stops.ends[~self._taking_in])
 
     def mean_running(self, begins: Floats, ends: Floats) -> Floats:
         """How many streams were being decoded over each stretch, in the mean."""

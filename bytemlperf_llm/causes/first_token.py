@@ -31,6 +31,7 @@ def first_token(evidence: Evidence) -> Ledger:
     _client(ledger, evidence, slow)
     _network(ledger, evidence, slow)
     ledger.take("pauses", evidence.paused.within(evidence.sent, evidence.first), pauses_sentence(evidence.paused))
+    ledger.take("prefill", evidence.taken_in.within(evidence.sent, evidence.first), taken_in_sentence(evidence.taken_in))
     if evidence.stages is not None:
         sentence = "Requests were long on their way to the engine, before its queue."
         ledger.take("reaching the engine", evidence.stages["stage_send"], sentence)
@@ -73,6 +74,13 @@ def pauses_sentence(paused: Spans) -> str:
         f"The server stood still {len(paused):,} times, for {number(float(numpy.median(lengths)))} ms in the median and "
         f"{number(float(lengths.max()))} ms at the longest: at least half of the open streams were silent, with no prefill to explain it."
     )
+
+
+def taken_in_sentence(taken_in: Spans) -> str:
+    if not len(taken_in):
+        return ""
+    median = float(numpy.median(taken_in.ends - taken_in.begins))
+    return f"Taking in a request stops all others: {len(taken_in):,} times, for {number(median)} ms in the median: prefill-bound."
 
 
 def _network(ledger: Ledger, evidence: Evidence, slow: Mask) -> None:

@@ -21,6 +21,11 @@ class Spans:
     def __len__(self) -> int:
         return len(self.begins)
 
+    @property
+    def total(self) -> float:
+        """How long they are together."""
+        return float((self.ends - self.begins).sum())
+
     def hold(self, times: Floats) -> Mask:
         """Whether each moment lies inside."""
         inside: Mask = numpy.searchsorted(self.begins, times, "right") > numpy.searchsorted(self.ends, times, "right")
