@@ -260,6 +260,25 @@ def trace_describe(
     describe_trace(file, flags)
 
 
+@app.command(short_help="Hold runs' greedy responses against a reference's.")
+@with_flags
+def quality(
+    runs: Annotated[tuple[Path, ...], Argument("Runs: folders, ids, labels, or latest, latest~1.", run=True)],
+    reference: Annotated[Path, Option("The run that they are held against.", run=True)],
+    again: Annotated[Path | None, Option("The reference, run again: how far it agrees with itself is the noise.", run=True)] = None,
+    fail_if: Annotated[tuple[str, ...], Option("Fail (exit 1) if: 'agreement < 98%', 'length_ratio < 0.9'; repeatable.")] = (),
+    as_json: Annotated[bool, Option("Print JSON.", "--json")] = False,
+) -> None:
+    """Compare responses of runs with those of a reference to the same requests at temperature 0: one row of speed and agreement each.
+
+    The verdict is "same", "differs" ("differs beyond noise" with --again) or "garbage". Runs with --keep-output show where they part.
+    Exit status: 0, 1 garbage or a --fail-if holds, 2 bad input.
+    """
+    from bytemlperf_llm.quality.command import quality as judge
+
+    raise typer.Exit(judge(runs, reference, again, fail_if, as_json=as_json))
+
+
 @audit_app.command("cache", cls=VllmCommand, short_help="Find out whether prompts or responses are cached.")
 @with_flags
 def audit_cache(flags: Annotated[Flags, only(*AUDIT_FLAGS)]) -> None:
