@@ -29,6 +29,10 @@ class Flags(Options):
     seconds: Annotated[float, Option("Maximum sampling time per operator, in seconds.", least=0.01)] = 1.0
     fresh: Annotated[bool, Option("Measure again instead of using cached times.")] = False
     workload: Annotated[Path | None, Option("Write the operators as a workload file for `bmp micro run`, without measuring.")] = None
-    check: Annotated[str | None, Option("Run this engine (transformers or vllm) on the same work and print the prediction error.")] = None
+    engine: Annotated[
+        str | None,
+        Option("Predict this engine (transformers, vllm or openvino): also what lies between its operators."),
+    ] = None
+    check: Annotated[str | None, Option("Predict this engine, run it on the same work and print the prediction error.")] = None
     runs_dir: Annotated[Path, Option("Directory for --check's run folder.")] = Path("runs")
     json: Json = False

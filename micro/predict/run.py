@@ -1,12 +1,9 @@
-"""What `bmp predict` does: check what was asked for, find prices, predict, print; with --check also measure and compare.
-
-It prints each operator's part of both passes, what follows, and the engine beside it.
-"""
+"""What `bmp predict` does: check what was asked for, find prices, predict, print; with --check also measure and compare."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,21 +14,25 @@ from rich.text import Text as RichText
 from bytemlperf.command.console import print_sections, terminal
 from bytemlperf.errors import UserError
 from bytemlperf.hardware import cards
+from bytemlperf.models.resolve import resolve
 from bytemlperf.models.shape import ModelShape, read_shape
-from bytemlperf.report.text import UNAVAILABLE, interval, number
 from bytemlperf.runs.files import writing
-from bytemlperf.runs.kinds import Section, Table, Text
+from bytemlperf.runs.kinds import Section
 from engines.processor import cores_but_one, cpu_bfloat16_flag
 from micro.cases.case import Arguments
 from micro.command.run import device_of
 from micro.operators.contract import canonical, size_bytes
 from micro.peaks.machine import GPU_CACHE_BYTES, last_level_cache_bytes
-from micro.predict.check import ENGINES, Checked, Compared, check
+from micro.predict.between import Tiny, between, served
+from micro.predict.check import ENGINES, LAYERED, ONE_RANK, compare, measure, requests_of, serve_bench_arguments
 from micro.predict.costs import FromRun, Modelled, Pricing
 from micro.predict.flags import Flags
 from micro.predict.forward import Step
+from micro.predict.layers import layered
 from micro.predict.measured import Measuring
-from micro.predict.prediction import Load, Part, Prediction, as_json, predict, steps_of
+from micro.predict.prediction import Load, Prediction, as_json, predict, steps_of
+from micro.predict.schedule import Served
+from micro.predict.sections import between_sections, check_document, check_sections, layer_sections, prediction_sections, served_section
 from micro.providers.registry import find_provider, provider_names
 
 DEFAULT_ENGINE = "transformers"
@@ -61,15 +62,72 @@ def run(flags: Flags) -> None:
         print(write_workload(flags.workload, steps_of(shape, load, dtype)))
         return
     with Console(stderr=True, quiet=flags.json).status("reading") as status:
-        basis = _basis(flags, shape, dtype, threads, lambda sentence: status.update(RichText(sentence)))
-        prediction = predict(shape, load, dtype, basis.pricing, all_hot=basis.all_hot)
-        if flags.check:
-            status.update(f"running {flags.check}: {load.batch} streams")
-        checked = check(flags.check, flags.model, prediction, threads, flags.runs_dir) if flags.check else None
+
+        def say(sentence: str) -> None:
+            status.update(RichText(sentence))
+
+        engine = flags.engine or flags.check
+        found = (_of_layers if engine in LAYERED else _of_operators)(flags, Work(shape, load, dtype, threads), say)
+        if flags.check and found.served:
+            say(f"running {flags.check}: {load.batch} streams")
+            arguments = serve_bench_arguments(flags.check, flags.model, dtype, load, threads, flags.runs_dir)
+            checked = compare(flags.check, ["bmp-llm", *arguments], found.served, measure(arguments, flags.runs_dir))
+            found.document["check"] = check_document(checked)
+            found.sections.extend(check_sections(checked))
     if flags.json:
-        print(json.dumps(_document(prediction, basis, checked), indent=1))
-        return
-    print_sections(terminal(), [*prediction_sections(prediction, basis.text), *(check_sections(checked) if checked else [])])
+        print(json.dumps(found.document, indent=1))
+    else:
+        print_sections(terminal(), found.sections)
+
+
+class Work(NamedTuple):
+    """What is to be predicted."""
+
+    shape: ModelShape
+    load: Load
+    dtype: str
+    threads: int
+
+
+class Found(NamedTuple):
+    """For programs and for a reader; `served` are an engine's figures, where one was named."""
+
+    document: dict[str, Any]
+    sections: list[Section]
+    served: Served | None
+
+
+def _of_operators(flags: Flags, work: Work, say: Callable[[str], None]) -> Found:
+    """From the operators, and what the engine takes between them. Raises UserError."""
+    shape, load, dtype, threads = work
+    basis = _basis(flags, shape, dtype, threads, say)
+    prediction = predict(shape, load, dtype, basis.pricing, all_hot=basis.all_hot)
+    document = {**as_json(prediction), "basis": basis.text, "shape": msgspec.to_builtins(shape)}
+    sections = prediction_sections(prediction, basis.text)
+    engine = flags.engine or flags.check
+    if not engine:
+        return Found(document, sections, None)
+    device = device_of(flags.device)
+    tiny = Tiny(engine, dtype, device, threads, _measuring(flags, device, threads, say), flags.runs_dir, say)
+    parts = between(tiny, shape.layers, load, fresh=flags.fresh)
+
+    def operators(other: Load) -> Prediction:
+        return prediction if other == load else predict(shape, other, dtype, basis.pricing, all_hot=basis.all_hot)
+
+    figures = served(shape, load, requests_of(load), parts, operators)
+    document["engine"] = {"name": engine, "between": msgspec.to_builtins(parts), **figures._asdict()}
+    return Found(document, [*sections, *between_sections(engine, parts, prediction), served_section(engine, figures)], figures)
+
+
+def _of_layers(flags: Flags, work: Work, say: Callable[[str], None]) -> Found:
+    """From some of the model's layers on the engine itself. Raises UserError."""
+    shape, load, dtype, threads = work
+    engine = flags.engine or flags.check or ""
+    depths = layered(engine, resolve(flags.model), shape, dtype, load, threads, flags.runs_dir, say)
+    figures = depths.served(load)
+    document = {"model": shape.name, "dtype": dtype, **load._asdict(), "shape": msgspec.to_builtins(shape)}
+    document["engine"] = {"name": engine, "layers": msgspec.to_builtins(depths), **figures._asdict()}
+    return Found(document, [*layer_sections(engine, depths, shape, load), served_section(engine, figures)], figures)
 
 
 def write_workload(path: Path, steps: list[Step]) -> Path:
@@ -95,12 +153,19 @@ def _possible(flags: Flags, shape: ModelShape, load: Load) -> None:
         )
     if flags.card and flags.from_run:
         raise UserError("--card and --from-run are two different sources", "give one of them")
-    if flags.check and flags.check not in ENGINES:
-        raise UserError(f"--check {flags.check}: no such engine to compare with", f"give {' or '.join(ENGINES)}")
+    engines = (*ENGINES, *LAYERED)
+    if flags.check and flags.check not in engines:
+        raise UserError(f"--check {flags.check}: no such engine to compare with", f"give {' or '.join(engines)}")
+    if flags.engine and (flags.engine not in engines or flags.check not in (None, flags.engine)):
+        raise UserError(f"--engine {flags.engine}: no such engine to predict", f"give {' or '.join(engines)}, the same as --check")
+    if (flags.engine or flags.check) and load.output_len == 1:
+        raise UserError("an engine's step is measured by its TPOT, which one output token has not", "give --output-len 2 or more")
+    if flags.engine and flags.card:
+        raise UserError("--engine is measured on this machine", "leave out --card")
     if flags.check and flags.card:
         raise UserError("--check compares with an engine on this machine", "leave out --card")
-    if flags.check and load.tp > 1 and flags.check == "transformers":
-        raise UserError("transformers runs on one rank", "leave out --tp, or check with vllm")
+    if load.tp > 1 and (engine := flags.engine or flags.check) in ONE_RANK:
+        raise UserError(f"{engine} runs on one rank", "leave out --tp, or check with vllm")
     if flags.check == "vllm" and flags.threads and flags.threads != cores_but_one():
         raise UserError(f"vllm binds {cores_but_one()} threads here, not {flags.threads}", "leave out --threads")
 
@@ -127,10 +192,14 @@ def _basis(flags: Flags, shape: ModelShape, dtype: str, threads: int, say: Calla
     if flags.from_run:
         return Basis(FromRun(flags.from_run), f"times of {flags.from_run}", all_hot)
     device = device_of(flags.device)
-    pricing = Measuring(device, threads, _providers(flags), measure_s=flags.seconds, fresh=flags.fresh, say=say)
+    pricing = _measuring(flags, device, threads, say)
     where = f"{threads} thread{'s' if threads > 1 else ''} of this CPU" if device == "cpu" else device
     memory = f"{weights_bytes / 2**20:.3g} MiB of weights " + ("stay in the cache" if all_hot else "come from memory")
     return Basis(pricing, f"measured on {where}; {memory}", all_hot)
+
+
+def _measuring(flags: Flags, device: str, threads: int, say: Callable[[str], None]) -> Measuring:
+    return Measuring(device, threads, _providers(flags), measure_s=flags.seconds, fresh=flags.fresh, say=say)
 
 
 def _fits(flags: Flags, shape: ModelShape, dtype: str, device: str, memory_bytes: float | None) -> None:
@@ -150,68 +219,4 @@ def _providers(flags: Flags) -> list[str]:
             find_provider(name)
         return list(flags.providers)
     known = provider_names()
-    return [name for name in ENGINES[flags.check or DEFAULT_ENGINE] if name in known]
-
-
-def _document(prediction: Prediction, basis: Basis, checked: Checked | None) -> dict[str, Any]:
-    document = {**as_json(prediction), "basis": basis.text, "shape": msgspec.to_builtins(prediction.shape)}
-    if checked:
-        figures = [{**figure._asdict(), "error": figure.error} for figure in checked.figures]
-        document["check"] = {**checked._asdict(), "run": str(checked.run), "figures": figures}
-    return document
-
-
-def prediction_sections(prediction: Prediction, basis: str) -> list[Section]:
-    """Two tables and a summary."""
-    load, shape = prediction.load, prediction.shape
-    ranks = f", {load.tp} ranks" if load.tp > 1 else ""
-    work = f"batch {load.batch}, {load.input_len} tokens in, {load.output_len} out"
-    tables = [_pass(f"prefill: {load.batch} x {load.input_len} tokens", prediction.prefill)]
-    if load.decode:
-        tables.append(_pass(f"decode: a token each over {load.decode.cached} in the cache", prediction.decode))
-    heads = (f"{shape.name} ({shape.model_type}, {prediction.dtype}): {work}{ranks}", basis)
-    return [*(Text(body=head) for head in heads), *tables, Text(body=_summary(prediction))]
-
-
-def _summary(prediction: Prediction) -> str:
-    ttft = f"TTFT {number(prediction.ttft_ms)} ms{_between(prediction.ttft_bounds_ms)}"
-    tpot = "" if prediction.tpot_ms is None else f", TPOT {number(prediction.tpot_ms)} ms{_between(prediction.tpot_bounds_ms)}"
-    rest = f"E2E {number(prediction.e2e_ms)} ms, {number(prediction.output_tokens_per_s)} tokens/s"
-    return f"predicted: {ttft}{tpot}, {rest} (operators alone, excluding the engine around them)"
-
-
-def _between(bounds_ms: tuple[float, float] | None) -> str:
-    return "" if bounds_ms is None else f" ({interval(*bounds_ms)})"
-
-
-def _pass(title: str, parts: Sequence[Part]) -> Table:
-    total_us = sum(part.total_us for part in parts)
-    rows = [
-        (
-            *(part.step.part, part.step.op, str(part.step.calls), number(part.price.call_us)),
-            *(number(part.total_us / 1000), f"{part.total_us / total_us:.1%}"),
-            " ".join(word for word in (part.price.source, part.price.provider and f"({part.price.provider})") if word),
-            part.price.remark,
-        )
-        for part in parts
-    ]
-    rows.append(("total", "", "", "", number(total_us / 1000), "100%", "", ""))
-    columns = ("operator", "is", "calls", "µs each", "ms", "part", "from", "remark")
-    return Table(title=title, columns=columns, rows=rows, spare=("is", "remark"))
-
-
-def check_sections(checked: Checked) -> list[Section]:
-    """Predicted beside measured, with the error; how it was measured."""
-    table = Table(
-        title=f"beside {checked.engine} on this machine ({checked.device}, {checked.dtype})",
-        columns=("", "predicted", "measured (mean)", "95% interval", "error"),
-        rows=[_compared(figure) for figure in checked.figures],
-        note="error = predicted / measured − 1; it includes what the engine adds (scheduler, tokenizer, Python)",
-    )
-    notes = [Text(body=note, style="note") for note in checked.notes]
-    return [table, *notes, *(Text(body=line, style="code") for line in (" ".join(checked.command), str(checked.run)))]
-
-
-def _compared(figure: Compared) -> tuple[str, ...]:
-    predicted, measured = (f"{number(value)} {figure.unit}" for value in (figure.predicted, figure.measured))
-    return figure.name, predicted, measured, interval(figure.low, figure.high) or UNAVAILABLE, f"{figure.error:+.1%}"
+    return [name for name in ENGINES[flags.engine or flags.check or DEFAULT_ENGINE] if name in known]

@@ -49,7 +49,9 @@ def test_operators_are_measured_kept_and_compared_with_a_real_engine(tmp_path: P
     summary = json.loads((Path(again["check"]["run"]) / "summary.json").read_text())
     figures = {figure["name"]: figure for figure in again["check"]["figures"]}
     assert figures["TTFT"]["measured"] == summary["metrics"]["ttft"]["mean"] / 1e6
-    assert figures["TPOT"]["error"] == pytest.approx(again["tpot_ms"] / (summary["metrics"]["tpot"]["mean"] / 1e6) - 1)
+    assert figures["TPOT"]["error"] == pytest.approx(again["engine"]["tpot_ms"] / (summary["metrics"]["tpot"]["mean"] / 1e6) - 1)
+    assert again["engine"]["between"]["layers"] == 2
+    assert again["engine"]["tpot_ms"] > again["tpot_ms"]
     assert again["check"]["dtype"] == "float32"
     assert summary["outcomes"]["ok"] == 8
 
@@ -99,6 +101,10 @@ FLAGS = Flags(model="synthetic", seconds=0.02, json=True)
         (FLAGS.changed(card="h1000"), "there is no card 'h1000'"),
         (FLAGS.changed(check="sglang"), "--check sglang: no such engine to compare with"),
         (FLAGS.changed(check="vllm", threads=7), "vllm binds \\d+ threads here, not 7"),
+        (FLAGS.changed(engine="sglang"), "--engine sglang: no such engine to predict"),
+        (FLAGS.changed(engine="vllm", check="transformers"), "--engine vllm: no such engine to predict"),
+        (FLAGS.changed(engine="vllm", card="h100"), "--engine is measured on this machine"),
+        (FLAGS.changed(engine="vllm", output_len=1), "which one output token has not"),
         (FLAGS.changed(check="vllm", card="h100"), "--check compares with an engine on this machine"),
         (FLAGS.changed(from_run=Path("/nowhere"), card="h100"), "--card and --from-run are two different sources"),
         (FLAGS.changed(precision="int3"), "--precision 'int3' is unknown"),
