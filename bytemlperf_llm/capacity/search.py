@@ -193,7 +193,8 @@ class Search:
         return max(loads) * step if below else min(loads) / step
 
     def _fine(self, curve: Curve) -> Plan | None:
-        if self.holds_at is None and self._remaining() < LAST_REQUESTS * self.goal.needed and (low := self._clearly_below()) is not None:
+        few = max(LAST_REQUESTS * self.goal.needed, 2 * self.goal.turnovers(math.exp(curve.at), MOST_TURNOVERS))
+        if self.holds_at is None and self._remaining() < few and (low := self._clearly_below()) is not None:
             return self._plan(low, EDGE_REQUESTS * self.goal.needed, Purpose.LOW)
         floor, ceiling = (math.log(load) if load else None for load in (self.holds_at, self.fails_at))
         half = math.log(1 + self.goal.within) / 2 * 0.98
@@ -217,10 +218,11 @@ class Search:
         return None
 
     def _clearly_below(self) -> float | None:
-        """The highest load at which clearly fewer missed than may, less after each long probe in vain."""
-        limit = 1 - self.goal.share
+        """The highest load at which clearly fewer missed than may, a step less where high loads need many requests, and less after each
+        long probe in vain."""
+        limit, step = 1 - self.goal.share, STEP if self.goal.turnovers(1) else 1.0
         load = max((probe.load for probe in self.probes if not probe.client_limited and side_of(probe.point, limit) < 0), default=None)
-        return None if load is None else load / FURTHER ** self._in_vain(Purpose.LOW)
+        return None if load is None else load / step / FURTHER ** self._in_vain(Purpose.LOW)
 
     def _settled(self, curve: Curve) -> bool:
         """Whether the whole number at the estimate was probed, and is clearly on one side."""
