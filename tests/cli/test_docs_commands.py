@@ -28,7 +28,7 @@ NOT_RUN = {
     r"^bmp (general|train|convert|predict) (?!models|backends|workloads)": "minutes of computing; each is run in its suite's own tests",
     r"^bmp micro (?!list)": "minutes of computing; each is run in tests/micro",
     r"^bmp-llm (sweep|capacity|shootout|campaign|endpoints|serve-bench|doctor|reference-server|engine|resume|trace)": "a load of its own",
-    r"\b(RUN|BASE|before|cold|small|large)\b|^bmp (compare A|runs|site|submit|export)": "needs runs",
+    r"\b(RUN|BASE|before|cold|small|large)\b|^bmp (compare A|runs|site|submit|export)|^bmp-llm quality": "needs runs",
 }
 """By pattern, why a command that fits is only parsed."""
 
