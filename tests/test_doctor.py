@@ -99,7 +99,12 @@ def test_a_vendors_broken_engine_is_mended_by_its_own_package():
 
 def test_plain_dependencies_belong_to_no_extra():
     requires = ["typer<1,>=0.15", "uvloop<1,>=0.21; sys_platform != 'win32'", "vllm>=0.30; extra == 'vllm'", 'polars; extra == "dev"']
-    assert plain_dependencies(requires) == ["typer", "uvloop"]
+    requires += ["backports-zstd<2,>=1.0; python_version < '3.9'", "tomli; python_version < '3.99'"]
+    assert plain_dependencies(requires) == ["typer", "uvloop", "tomli"]
+
+
+def test_every_core_package_of_this_installation_imports():
+    assert [finding for finding in doctor.core_findings(run_python) if finding.status == "broken"] == []
 
 
 def test_a_core_package_that_fails_to_import(monkeypatch: pytest.MonkeyPatch):

@@ -39,7 +39,7 @@ TRIED_AT_ONCE = 2  # each imports hundreds of MB
 BREAKERS = ("torchvision", "torchaudio", "torchcodec")
 """Companions of torch that must be built for the same torch; from the package index they are CUDA builds."""
 
-IMPORT_NAMES = {"pyyaml": "yaml"}
+IMPORT_NAMES = {"pyyaml": "yaml", "backports-zstd": "backports.zstd"}
 LIBRARIES = {
     "torch": "import torch, json; torch.zeros(2, 2) @ torch.zeros(2, 2); "
     "print(json.dumps({'cuda': torch.version.cuda, 'gpus': torch.cuda.device_count()}))",
@@ -139,9 +139,14 @@ def _token_loops() -> Finding:
 
 
 def plain_dependencies(requires: list[str]) -> list[str]:
-    """Names of the requirements that belong to no extra."""
-    names = (re.match(r"[A-Za-z0-9._-]+", text) for text in requires if "extra ==" not in text)
+    """Names of the requirements that belong to no extra, and not to older Pythons alone."""
+    names = (re.match(r"[A-Za-z0-9._-]+", text) for text in requires if "extra ==" not in text and not _outgrown(text))
     return [match[0] for match in names if match]
+
+
+def _outgrown(requirement: str) -> bool:
+    older = re.search(r"""python_version < ['"](\d+)\.(\d+)""", requirement)
+    return older is not None and sys.version_info >= (int(older[1]), int(older[2]))
 
 
 def _core_package(name: str, probe: Probe) -> Finding:
