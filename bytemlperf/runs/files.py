@@ -123,9 +123,10 @@ def unpack_logs(folder: Path) -> None:
 
 
 def _packed(log: BinaryIO) -> Iterator[bytes]:
-    """Frames of one block each: a damaged one costs no other."""
+    """Frames of one block each: a damaged one costs no other. Each has its checksum: another letter in a text would be no error else."""
+    options = {zstd.CompressionParameter.compression_level: 1, zstd.CompressionParameter.checksum_flag: 1}
     while block := log.read(BLOCK_BYTES):
-        yield zstd.compress(block, level=1)
+        yield zstd.compress(block, options=options)
 
 
 def _replace(path: Path, other: Path, parts: Iterable[bytes]) -> None:

@@ -205,14 +205,6 @@ def test_damaged_zstandard_is_called_so(tmp_path):
         rows(path, "custom")
 
 
-def test_what_unpacks_zstandard_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr("bytemlperf.extras.find_spec", lambda _module: None)
-    path = tmp_path / "data"
-    path.write_bytes(b"\x28\xb5\x2f\xfd" + LINE)
-    with pytest.raises(UserError, match=r"reading Zstandard needs .*zstd.*pip install 'bytemlperf-llm\[analysis\]'"):
-        rows(path, "custom")
-
-
 @pytest.mark.parametrize("how", ["gz", "zst", "parquet"])
 def test_a_bad_row_of_a_packed_file_is_named(tmp_path, how):
     path = tmp_path / "a.jsonl"
