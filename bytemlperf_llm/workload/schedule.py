@@ -61,7 +61,7 @@ class ScheduleFacts(NamedTuple):
         return {} if self.sessions is None else {"sessions": self.sessions, **msgspec.structs.asdict(self.session_report)}
 
     def sentences(self, asked: int | None) -> list[str]:
-        """What a reader should know of the prompts; `asked` is the number of requests that were to be sent."""
+        """What a reader should know of the prompts; `asked` is how many there were to be."""
         lengths = [f"prompt lengths {self.prompt_lengths}"] if self.prompt_lengths else []
         if self.sessions is not None:
             planned = f"{self.sessions} sessions of {self.requests} turns" if self.requests else "sessions until the time is up"
@@ -69,7 +69,7 @@ class ScheduleFacts(NamedTuple):
         if self.trace is None:
             return lengths
         short = asked is not None and self.requests is not None and self.requests < asked
-        return self.trace.sentences() + ([f"the trace ends after {self.requests} of the {asked} requests that were to be sent"] if short else [])
+        return self.trace.sentences() + ([f"the trace ends after {self.requests} of {asked} requests"] if short else [])
 
 
 class Share(NamedTuple):
