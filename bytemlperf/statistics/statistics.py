@@ -268,3 +268,11 @@ def ratio(above: Values, below: Values) -> tuple[float, float | None, float | No
     first, second = (each.scaled(1 / mean) for each, mean in zip(widest, means, strict=True))
     factor = math.exp(first.plus(second).reach())
     return value, value / factor, value * factor
+
+
+def wilson(share: float, worth: float) -> tuple[float, float]:
+    """95 % interval of a share seen in so many independent trials (Wilson, JASA 22(158), 1927)."""
+    z = normal_quantile(0.975)
+    centre, spread = share + z * z / (2 * worth), z * math.sqrt(share * (1 - share) / worth + (z / (2 * worth)) ** 2)
+    scale = 1 + z * z / worth
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from bytemlperf.runs.folder import part
 from bytemlperf.runs.kinds import Figure, Plot, RunKind, Section, Table, Text
 from bytemlperf.runs.records import RunRecords
 from bytemlperf.runs.verdicts import EXIT_INVALID
-from bytemlperf.statistics.special import normal_quantile
+from bytemlperf.statistics.statistics import wilson
 from bytemlperf_llm.capacity.judge import Outcome
 from bytemlperf_llm.capacity.result import (
     STOPPED,
@@ -179,11 +178,3 @@ def _plot(question: Question, found: Capacity, rows: list[ProbeRow]) -> Plot:
     return Plot(
         title=f"Share of {question.judged} within the service levels", data=data, layout=layout, note=note, alt=sentence(found, question)
     )
-
-
-def wilson(share: float, worth: float) -> tuple[float, float]:
-    """95 % interval of a share seen in so many independent requests (Wilson, JASA 22(158), 1927)."""
-    z = normal_quantile(0.975)
-    centre, spread = share + z * z / (2 * worth), z * math.sqrt(share * (1 - share) / worth + (z / (2 * worth)) ** 2)
-    scale = 1 + z * z / worth
-    return (centre - spread) / scale, (centre + spread) / scale

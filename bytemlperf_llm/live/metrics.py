@@ -128,7 +128,7 @@ class LlmMetrics:
     Values of a request wait in plain lists and go to the exporter together, once a second (`flush`)
     or when `FLUSH_REQUESTS` have gathered: sorting some hundreds at once costs a fraction of as many
     single observations. `listener` gets the same TTFTs and TPOTs, for a live view; `unsettled` says how many that count as in flight
-    have ended and only have no record yet; `targets` are the service levels by class, None without one.
+    have ended and only have no record yet; `targets` are the service levels by class, the empty mapping where none are set.
     """
 
     def __init__(self, listener: Listener | None = None) -> None:

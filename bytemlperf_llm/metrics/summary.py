@@ -121,21 +121,7 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
     steady = steady_state(acc, steps, whole) if idle is None else until_idle(whole, idle)
     tokens = _tokens(acc)
     sent = offered_requests(acc)
-    repeated, ok_rows = len(acc) - len(numpy.unique(acc.columns["index"])), acc.rows("ok")
-    latency = numpy.sort(acc.request_values("ttft" if "ttft" in metrics else "e2e", ok_rows))
-    evidence = Evidence(
-        outcomes=acc.outcomes,
-        scheduled=scheduled,
-        unrecorded=unrecorded,
-        contradictions=max(repeated, len(acc) - scheduled),
-        sent_requests=sent,
-        load=load,
-        tail_lateness_ns=tail_lateness(delays),
-        median_latency_ns=percentile(latency, parse_percentile("50")) if len(latency) else None,
-        client_failures=acc.failures.counts[OWN_LIMIT],
-        answers_without_token=int((acc.columns["last"][ok_rows] == ABSENT).sum()),
-        parents_failed=acc.sessions.dropped_turns,
-    )
+    evidence = _evidence(acc, scheduled, load, tail_lateness(delays), "ttft" if "ttft" in metrics else "e2e")
     verdict, classes, outages = judge(facts, evidence), classes_of(acc, facts, steady), find_outages(acc)
     effective = [(name, metric.count, metric.effective_count) for name, metric in metrics.items() if name in ("ttft", "tpot", "e2e")]
     return Summary(
@@ -166,9 +152,27 @@ def summary_of(acc: Accumulator, facts: RunFacts) -> Summary:
         fairness=fairness_of(classes),
         endpoints=endpoints_of(acc, facts, steady),
         stalls=find_stalls(acc),
-        fluidity=fluidity_of(acc.columns, ok_rows),
+        fluidity=fluidity_of(acc.columns, acc.rows("ok")),
         reasoning=reasoning_of(acc),
         server_times=server_times_of(acc, facts.percentiles),
+    )
+
+
+def _evidence(acc: Accumulator, scheduled: int, load: Load, tail_lateness_ns: int | None, latency: str) -> Evidence:
+    repeated, ok_rows = len(acc) - len(numpy.unique(acc.columns["index"])), acc.rows("ok")
+    latencies = numpy.sort(acc.request_values(latency, ok_rows))
+    return Evidence(
+        outcomes=acc.outcomes,
+        scheduled=scheduled,
+        unrecorded=max(0, scheduled - len(acc)),
+        contradictions=max(repeated, len(acc) - scheduled),
+        sent_requests=offered_requests(acc),
+        load=load,
+        tail_lateness_ns=tail_lateness_ns,
+        median_latency_ns=percentile(latencies, parse_percentile("50")) if len(latencies) else None,
+        client_failures=acc.failures.counts[OWN_LIMIT],
+        answers_without_token=int((acc.columns["last"][ok_rows] == ABSENT).sum()),
+        parents_failed=acc.sessions.dropped_turns,
     )
 
 

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import takewhile
-from math import sqrt
 from statistics import median
 
 import msgspec
 
 from bytemlperf.statistics.special import binomial_cdf
+from bytemlperf.statistics.statistics import wilson
 from bytemlperf_llm.record.record import RequestRecord
 
 SAME, DIFFERS, BEYOND, GARBAGE = "same", "differs", "differs beyond noise", "garbage"
@@ -24,11 +24,10 @@ GARBAGE_SHARE = 0.1
 """So many more of the responses than of the reference's are empty, no UTF-8 or endless repetition: garbage."""
 MIN_WORDS, GRAM_WORDS, DISTINCT_SHARE = 40, 4, 0.3
 """A response of 40 words or more repeats itself where under 30 % of its runs of four words are different ones."""
-Z95 = 1.959964
 
 
 class Share(msgspec.Struct, frozen=True):
-    """k of n with Wilson's interval at 95 % (Wilson 1927)."""
+    """k of n, with Wilson's 95 % interval."""
 
     k: int
     n: int
@@ -39,9 +38,7 @@ class Share(msgspec.Struct, frozen=True):
 
     @property
     def interval(self) -> tuple[float, float]:
-        middle, square = self.value, Z95 * Z95
-        half = Z95 * sqrt(middle * (1 - middle) / self.n + square / (4 * self.n**2))
-        return tuple(max(0.0, min(1.0, (middle + square / (2 * self.n) + side * half) / (1 + square / self.n))) for side in (-1, 1))  # type: ignore[return-value]
+        return wilson(self.value, self.n)
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):

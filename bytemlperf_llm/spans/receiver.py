@@ -69,6 +69,8 @@ class Receiver:
     def keep(self, body: bytes, *, is_json: bool, zipped: bool) -> bool:
         """False where there is no room."""
         with self._lock:
+            if self._file.closed:  # one that comes when the run has ended
+                return False
             if self._bytes + len(body) > MAX_KEPT_BYTES or len(self._kept) >= MAX_MESSAGES:
                 self.refused["more than is kept of one run"] += 1
                 return False
@@ -95,7 +97,8 @@ class Receiver:
                 yield Message(unpacked, kept.is_json)
 
     def close(self) -> None:
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
 
 def _unpacked(body: bytes) -> bytes | None:

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from bytemlperf.runs.kinds import Text
+from bytemlperf.statistics.statistics import wilson
 from bytemlperf_llm.capacity.cost import Hardware, Rates
 from bytemlperf_llm.capacity.judge import Look, Outcome
-from bytemlperf_llm.capacity.kind import KIND, sentence, wilson
+from bytemlperf_llm.capacity.kind import KIND, sentence
 from bytemlperf_llm.capacity.probe import Probe, Purpose
 from bytemlperf_llm.capacity.result import ProbeRow, Question, capacity_of
 from bytemlperf_llm.capacity.search import Goal, Search
