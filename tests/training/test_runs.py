@@ -119,8 +119,9 @@ def test_a_comparison_gets_figures_and_a_page_its_sections(ddp_run: Ran) -> None
 
 
 def test_the_table_says_what_was_reached(ddp_run: Ran) -> None:
-    for words in ("tokens/s", "MFU", "on paper", "VALID", "peak"):
+    for words in ("tokens/s", "MFU", "on paper", "peak"):
         assert words in ddp_run.out
+    assert re.search(r"^(VALID|NOISY)$", ddp_run.out, re.MULTILINE), "a machine that was busy before the run makes it noisy"
     assert re.search(r"^loss +5\.\d", ddp_run.out, re.MULTILINE)
 
 
